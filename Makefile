@@ -1,0 +1,56 @@
+# `make help` lists the targets. Everything runs in .venv, which `make setup` makes.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+TEST_WORKERS ?= 2
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CODE := $(foreach folder,src tests experiments benchmarks examples,$(if $(wildcard $(folder)/*.py $(folder)/*/*.py),$(folder)))
+
+# One thread a process: with two busy cores more threads cost up to ten times, and waiting ones must not spin.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup demo test check format bench bench-full build clean clean-all
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(INSTALLED): requirements/lock.txt requirements/install.sh pyproject.toml
+	PYTHON="$(PYTHON)" requirements/install.sh
+
+setup: $(INSTALLED)  ## make .venv from the lock file (once; again when the lock or pyproject.toml changes)
+
+demo: $(INSTALLED)  ## prepare, train and evaluate end to end in a few minutes; ISTHMUS_DATA=DIR adds public data
+	$(BIN)/isthmus demo $(if $(ISTHMUS_DATA),--data "$(ISTHMUS_DATA)")
+
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/pytest -n $(TEST_WORKERS) -q
+
+check: $(INSTALLED)  ## everything that must hold before a change lands: format, lint, types, tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(MAKE) --no-print-directory test
+
+format: $(INSTALLED)  ## rewrite the code in the one format, and repair what the linter can
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(INSTALLED)  ## measure speed and memory (minutes)
+	$(BIN)/python benchmarks/retrieval.py
+
+bench-full: $(INSTALLED)  ## measure at full size (long)
+	$(BIN)/python benchmarks/retrieval.py --full
+
+build: $(INSTALLED)  ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove what tools leave behind; .venv, runs/ and demo/ stay
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv-bootstrap
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean  ## remove .venv too
+	rm -rf .venv

@@ -1,0 +1,204 @@
+"""A prepared dataset: memory-mapped columns in a folder, and what they mean.
+
+    manifest.json               format, schema and its hash, counts, vocabulary sizes; `files`: of each file its `sha256`
+                                and, of an array, its `shape`
+    vocabularies/NAME.parquet   `value` (text) of rows 1, 2, ...; row 0 stands for every unseen value
+    fields/FIELD.npy            a single value a row: int32 table rows, or float32 standardised numbers
+    fields/FIELD.values.npy, FIELD.offsets.npy      a list a row (multi-valued, sequence)
+    events/SPLIT/{user,item,domain}.npy, time.npy where there is a clock, FIELD.* for context fields
+                                positives, sorted by domain, then user, then time; SPLIT is train, valid or test
+    events/SPLIT/candidates.npy optional; int32 item rows, one line an event, -1 past a list's end; rows in ascending
+                                order, so that ties never know which candidate is the positive
+    history/{offsets,item,domain}.npy, time.npy     per user, the positives of training, then those of validation, each in
+                                order of time; never those of test
+    history/train_end.npy       per user, where the training part of its list ends
+    statistics/item_count.npy   int64, domains x items: training positives; column 0 is 0
+    titles.npy                  optional; readable names by item row (fixed-width text), row 0 an empty one
+
+A user or item feature has one line per user or item row. Where its source has a row per user or item and domain, it has
+`num_domains` such blocks, domain 0 first.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from isthmus.errors import InputError
+from isthmus.schema import FieldSpec, Schema
+
+FORMAT = 1
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+Column = NDArray[Any]
+
+
+class DatasetError(InputError):
+    """A folder is not a dataset that this code can read; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A list a row, one after the other: row i's is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: Column
+    offsets: Column
+
+
+@dataclass(frozen=True)
+class Events:
+    """The positives of one split, sorted by domain, then user, then time."""
+
+    user_row: Column
+    item_row: Column
+    domain: Column
+    time: Column | None
+    context: Mapping[str, Column | Lists]
+    candidates: Column | None
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.user_row.shape[0])
+
+    def domain_bounds(self, num_domains: int) -> list[int]:
+        """`num_domains + 1` row numbers: domain d owns rows bounds[d] to bounds[d + 1]."""
+        return [int(n) for n in np.searchsorted(self.domain, np.arange(num_domains + 1))]
+
+
+@dataclass(frozen=True)
+class History:
+    """Per user, the positives of training and after them those of validation, each in order of time."""
+
+    offsets: Column
+    train_end: Column
+    item_row: Column
+    domain: Column
+    time: Column | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset; its columns are memory maps, so opening it costs the same at any size."""
+
+    path: Path
+    schema: Schema
+    schema_hash: str
+    vocabulary_sizes: Mapping[str, int]  # rows, the one for unseen values among them
+    events: Mapping[Split, Events]
+    history: History
+    item_count: Column
+    features: Mapping[str, Column | Lists]
+
+    @property
+    def num_domains(self) -> int:
+        return len(self.schema.domains)
+
+    @property
+    def num_users(self) -> int:
+        return self.vocabulary_sizes["user"]
+
+    @property
+    def num_items(self) -> int:
+        return self.vocabulary_sizes["item"]
+
+    def corpus(self, domain: int) -> Column:
+        """Item rows that a domain may show, ascending: those with a training positive in one of its corpus domains."""
+        names = self.schema.domain_names
+        sources = [names.index(name) for name in self.schema.corpus_domains(names[domain])]
+        return np.flatnonzero(np.asarray(self.item_count[sources]).sum(axis=0))
+
+    def vocabulary(self, name: str) -> list[str]:
+        """The text of each row of a vocabulary, from row 1 on."""
+        values: list[str] = pq.read_table(self.path / "vocabularies" / f"{name}.parquet")["value"].to_pylist()
+        return values
+
+    def titles(self) -> Column | None:
+        file = self.path / "titles.npy"
+        return np.load(file, mmap_mode="r") if file.exists() else None
+
+    def is_by_domain(self, field: FieldSpec) -> bool:
+        """Whether a user's or an item's value of this field differs by domain."""
+        return field.source != "events" and self.schema.tables[field.source].domain is not None
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a dataset folder.
+
+        Raises:
+            DatasetError: there is no dataset, it was half written, or it has another format.
+        """
+        manifest = read_manifest(path)
+        schema = Schema.model_validate(manifest["schema"])
+        present = manifest["files"]
+
+        def column(name: str) -> Column:
+            if name not in present or not (path / name).is_file():
+                raise DatasetError(f"{path / name}: missing; the dataset is damaged, run 'isthmus prepare' again")
+            mmap_mode = None if 0 in present[name]["shape"] else "r"  # an empty array cannot be mapped
+            try:
+                return np.load(path / name, mmap_mode=mmap_mode)
+            except ValueError as error:
+                raise DatasetError(f"{path / name}: {error}; run 'isthmus prepare' again") from error
+
+        def feature(folder: str, field: FieldSpec) -> Column | Lists:
+            if f"{folder}/{field.name}.npy" in present:
+                return column(f"{folder}/{field.name}.npy")
+            return Lists(column(f"{folder}/{field.name}.values.npy"), column(f"{folder}/{field.name}.offsets.npy"))
+
+        def optional(name: str) -> Column | None:
+            return column(name) if name in present else None
+
+        context = [field for field in schema.fields if field.side == "context"]
+        stored = [f for f in schema.fields if f.side != "context" and f.kind not in ("id", "history")]
+        return cls(
+            path=path,
+            schema=schema,
+            schema_hash=manifest["schema_hash"],
+            vocabulary_sizes=manifest["vocabularies"],
+            events={
+                split: Events(
+                    user_row=column(f"events/{split}/user.npy"),
+                    item_row=column(f"events/{split}/item.npy"),
+                    domain=column(f"events/{split}/domain.npy"),
+                    time=optional(f"events/{split}/time.npy"),
+                    context={field.name: feature(f"events/{split}", field) for field in context},
+                    candidates=optional(f"events/{split}/candidates.npy"),
+                )
+                for split in SPLITS
+            },
+            history=History(
+                offsets=column("history/offsets.npy"),
+                train_end=column("history/train_end.npy"),
+                item_row=column("history/item.npy"),
+                domain=column("history/domain.npy"),
+                time=optional("history/time.npy"),
+            ),
+            item_count=column("statistics/item_count.npy"),
+            features={field.name: feature("fields", field) for field in stored},
+        )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a dataset folder; raises DatasetError where there is none that this code can read."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise DatasetError(f"{path}: not a dataset (no manifest.json); make one with 'isthmus prepare'")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{file}: not readable ({error}); run 'isthmus prepare' again") from error
+    if manifest.get("format") != FORMAT:
+        raise DatasetError(f"{file}: format {manifest.get('format')!r}, this version reads {FORMAT}; prepare again")
+    return manifest
+
+
+def file_checksum(file: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

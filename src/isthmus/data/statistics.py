@@ -1,0 +1,35 @@
+"""Numbers that training rows alone determine: item counts, and the mean and spread of number fields."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of a number field over its training values; 1 where all values are equal."""
+
+    mean: float
+    std: float
+
+    def standardise(self, values: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
+        """Standardised values; a missing one (NaN) becomes 0, the mean."""
+        return np.nan_to_num((values - self.mean) / self.std, nan=0.0).astype(np.float32)
+
+
+def measure_spread(values: Float[np.ndarray, " row"], is_training: Bool[np.ndarray, " row"]) -> Spread:
+    """The spread over training values that are there; mean 0, deviation 1 where there is none."""
+    known = values[is_training & ~np.isnan(values)]
+    if not len(known):
+        return Spread(0.0, 1.0)
+    std = float(known.std())
+    return Spread(float(known.mean()), std if std > 0 else 1.0)
+
+
+def count_items(
+    item_row: Int[np.ndarray, " train"], domain: Int[np.ndarray, " train"], *, num_items: int, num_domains: int
+) -> Int[np.ndarray, "domain item"]:
+    """Training positives of each item in each domain."""
+    flat = np.bincount(domain.astype(np.int64) * num_items + item_row, minlength=num_domains * num_items)
+    return flat.reshape(num_domains, num_items).astype(np.int64)

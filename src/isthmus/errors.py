@@ -1,0 +1,76 @@
+"""What a user can get wrong, and how it is told: the file, the key, the value and the remedy, without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+MOST_SHOWN = 8
+
+
+class InputError(ValueError):
+    """Something a user can put right: one line that names the file, the key or value, and the remedy.
+
+    The command line shows it without a traceback and ends with exit code 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known word nearest to `word`, or an empty text."""
+    nearest = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
+    """What is wrong with a settings file, one line a mistake: file, key, value and what is allowed.
+
+    Args:
+        model: the model that refused the file's content; its fields are what unknown keys are compared with.
+    """
+    lines = [f"{file}: {_explain_one(dict(details), model)}" for details in error.errors(include_url=False)]
+    if len(lines) > MOST_SHOWN:
+        lines = [*lines[:MOST_SHOWN], f"{file}: and {len(lines) - MOST_SHOWN} more mistakes"]
+    return "\n".join(lines)
+
+
+def _explain_one(details: dict[str, Any], model: type[BaseModel]) -> str:
+    location: tuple[int | str, ...] = details["loc"]
+    key = ".".join(str(part) for part in location) or "(whole file)"
+    match details["type"]:
+        case "extra_forbidden":
+            known = _known_keys(location[:-1], model)
+            hint = did_you_mean(str(location[-1]), known) or f"; known are {', '.join(known)}"
+            return f"{key}: unknown setting{hint}"
+        case "missing":
+            return f"{key}: missing, and it has no default"
+        case "value_error":
+            message = str(details["ctx"]["error"])
+            return message if not location else f"{key}: {message}"
+        case "string_type":
+            value = details["input"]
+            return f"{key}: {value!r} is {type(value).__name__}, a text is wanted; put it in quotes"
+        case _:
+            return f"{key}: {_short(details['input'])}: {details['msg'][0].lower()}{details['msg'][1:]}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known_keys(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    models = [model]
+    for part in location:
+        # A list's index, a mapping's key and the tag of a union lead to the same models.
+        found = [m.model_fields[part] for m in models if isinstance(part, str) and part in m.model_fields]
+        if found:
+            models = [inner for field in found for inner in _models_in(field.annotation)]
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

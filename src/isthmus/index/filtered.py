@@ -1,0 +1,53 @@
+"""One call of a FAISS index with exclusions that differ from query to query."""
+
+from collections.abc import Callable
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from isthmus.index.protocol import ItemLists, excluded_columns
+
+faiss: Any = typed_faiss  # its type stubs lack most of what is used here
+
+
+def exclusions_by_query(
+    excluded: ItemLists | None, item_row: Int[Tensor, " item"], num_queries: int
+) -> list[Int[ndarray, " _excluded"]]:
+    """Places in the corpus that each query must not find."""
+    if excluded is None:
+        return [np.empty(0, dtype=np.int64)] * num_queries
+    query, column = excluded_columns(excluded, item_row)
+    ends = torch.bincount(query, minlength=num_queries).cumsum(dim=0)
+    return np.split(column.cpu().numpy(), ends[:-1].cpu().numpy()) if num_queries else []
+
+
+def filtered_search(
+    index: Any,
+    queries: Float[ndarray, "query dim"],
+    k: int,
+    exclusions: list[Int[ndarray, " _excluded"]],
+    parameters: Callable[[Any, int], Any],
+) -> tuple[Float[ndarray, "query k"], Int[ndarray, "query k"]]:
+    """Distances and places found, -1 where the search came to an end before k.
+
+    Queries without exclusions go in one call; each other one has a selector of its own.
+
+    Args:
+        parameters: the index's search parameters for a selector, or None, and the number of items it excludes.
+    """
+    distance = np.empty((len(queries), k), dtype=np.float32)
+    column = np.empty((len(queries), k), dtype=np.int64)
+    free = np.array([not len(places) for places in exclusions], dtype=bool)
+    if free.any():
+        distance[free], column[free] = index.search(queries[free], k, params=parameters(None, 0))
+    for query in np.flatnonzero(~free).tolist():
+        batch = faiss.IDSelectorBatch(exclusions[query])
+        selector = faiss.IDSelectorNot(batch)
+        row = slice(query, query + 1)
+        distance[row], column[row] = index.search(queries[row], k, params=parameters(selector, len(exclusions[query])))
+    return distance, column

@@ -1,0 +1,92 @@
+"""Embedding of fields (ADI eq. 6-7): one table a vocabulary, shared by all domains."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isthmus.batch import Bag, Features
+from isthmus.domains import DomainSlices
+
+
+class FieldEmbedding(nn.Module):
+    """Embeds one side's features; a field that a domain does not have is a zero vector there.
+
+    A list is the sum of its values' vectors divided by the square root of their number. A number is its value times a
+    learned vector. Row 0 of a table, the unseen value, starts as the zero vector.
+
+    Args:
+        tables: embedding tables by name; a table handed to several embeddings is shared by them.
+        categorical, bags: the table of each field.
+        num_numbers: how many number fields follow.
+        present: for each domain, which of the fields it has.
+        tables_by_domain: each table holds one block of rows a domain, and no two domains share a vector.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, nn.Embedding],
+        *,
+        categorical: Sequence[str],
+        bags: Sequence[str],
+        num_numbers: int,
+        present: Sequence[Sequence[bool]],
+        dim: int,
+        tables_by_domain: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({name: tables[name] for name in dict.fromkeys((*categorical, *bags))})
+        self.categorical, self.bags, self.num_numbers = tuple(categorical), tuple(bags), num_numbers
+        self.num_fields = len(self.categorical) + len(self.bags) + num_numbers
+        self.dim = dim
+        self.tables_by_domain = tables_by_domain
+        self.number_vector = nn.Parameter(torch.randn(num_numbers, dim) * dim**-0.5) if num_numbers else None
+        self.register_buffer("present", torch.tensor(present, dtype=torch.bool), persistent=False)
+        self.has_absent_fields = not all(all(fields) for fields in present)
+        self.present: Tensor
+
+    def forward(self, features: Features, domain_slices: DomainSlices) -> Float[Tensor, "batch field dim"]:
+        num_domains = domain_slices.num_domains
+        domain = domain_slices.row_domain(features.categorical.device)
+        fields: list[Tensor] = []
+        for position, name in enumerate(self.categorical):
+            table = self._table(name)
+            row = features.categorical[:, position]
+            fields.append(table(row + domain * (table.num_embeddings // num_domains) if self.tables_by_domain else row))
+        for name, bag in zip(self.bags, features.bags, strict=True):
+            table = self._table(name)
+            values = bag.values
+            if self.tables_by_domain:
+                values = values + domain[bag.row()] * (table.num_embeddings // num_domains)
+            fields.append(pool(table, Bag(values, bag.offsets)))
+        if self.number_vector is not None:
+            fields.extend(torch.einsum("bn,nd->nbd", features.number, self.number_vector))
+        embedded = torch.stack(fields, dim=1)
+        if not self.has_absent_fields:
+            return embedded
+        return embedded.masked_fill(~self.present[domain].unsqueeze(-1), 0.0)
+
+    def _table(self, name: str) -> nn.Embedding:
+        table = self.tables[name]
+        assert isinstance(table, nn.Embedding)
+        return table
+
+
+def pool(table: nn.Embedding, bag: Bag) -> Float[Tensor, "batch dim"]:
+    """Sum of each list's vectors over the square root of its length; zero for an empty list."""
+    total = functional.embedding_bag(
+        bag.values, table.weight, bag.offsets, mode="sum", sparse=table.sparse, include_last_offset=True
+    )
+    length = (bag.offsets[1:] - bag.offsets[:-1]).clamp(min=1)  # an empty list's sum is zero already
+    return total * length.to(total.dtype).rsqrt().unsqueeze(1)
+
+
+def new_table(num_rows: int, dim: int, *, std: float, num_domains: int = 1) -> nn.Embedding:
+    """A table of `num_domains` blocks of `num_rows` vectors from N(0, std^2), each block's row 0 zero; sparse gradients."""
+    table = nn.Embedding(num_rows * num_domains, dim, sparse=True)
+    with torch.no_grad():
+        table.weight.normal_(0.0, std)
+        table.weight[::num_rows] = 0.0
+    return table

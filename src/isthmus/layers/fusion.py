@@ -1,0 +1,75 @@
+"""ADI's fusion of a row's specific and shared features, by gates that read the domain indicator.
+
+Reading: a gate has one weight for each unit; `gate="scalar"` gives one weight for the whole vector.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from isthmus.domains import DomainSlices
+from isthmus.layers.domain_indicator import DomainIndicator
+from isthmus.layers.routing import by_domain
+
+FusionGate = Literal["unit", "scalar"]
+
+
+class ConcatFusion(nn.Module):
+    """Gated specific features, gated shared ones, and between them the product of the two; `out_dim` is `3 dim`.
+
+    Source: ADI eq. 11-13 (CONCAT, the paper's choice).
+    """
+
+    def __init__(self, num_domains: int, dim: int, indicator_dim: int, gate: FusionGate = "unit") -> None:
+        super().__init__()
+        self.out_dim = 3 * dim
+        width = dim if gate == "unit" else 1
+        self.own_specific_gates = nn.ModuleList(nn.Linear(indicator_dim, width, bias=False) for _ in range(num_domains))
+        self.own_shared_gates = nn.ModuleList(nn.Linear(indicator_dim, width, bias=False) for _ in range(num_domains))
+
+    def forward(
+        self,
+        specific: Float[Tensor, "batch dim"],
+        shared: Float[Tensor, "batch dim"],
+        indicator: DomainIndicator,
+        domain_slices: DomainSlices,
+    ) -> Float[Tensor, "batch fused"]:
+        def run(domain: int, rows: slice) -> Tensor:
+            f_domain = indicator(domain)
+            gated_specific = self.own_specific_gates[domain](f_domain).sigmoid() * specific[rows]
+            gated_shared = self.own_shared_gates[domain](f_domain).sigmoid() * shared[rows]
+            return torch.cat((gated_specific, gated_specific * gated_shared, gated_shared), dim=1)
+
+        return by_domain(run, domain_slices, like=specific, width=(self.out_dim,))
+
+
+class SumFusion(nn.Module):
+    """A weighted mean of specific and shared features; `out_dim` is `dim`.
+
+    The gate's weight is each domain's own, its bias is shared, as eq. 14 is written.
+
+    Source: ADI eq. 14-15 (SUM).
+    """
+
+    def __init__(self, num_domains: int, dim: int, indicator_dim: int, gate: FusionGate = "unit") -> None:
+        super().__init__()
+        self.out_dim = dim
+        width = dim if gate == "unit" else 1
+        self.own_gates = nn.ModuleList(nn.Linear(indicator_dim, width, bias=False) for _ in range(num_domains))
+        self.shared_bias = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self,
+        specific: Float[Tensor, "batch dim"],
+        shared: Float[Tensor, "batch dim"],
+        indicator: DomainIndicator,
+        domain_slices: DomainSlices,
+    ) -> Float[Tensor, "batch fused"]:
+        def run(domain: int, rows: slice) -> Tensor:
+            weight = (self.own_gates[domain](indicator(domain)) + self.shared_bias).sigmoid()
+            mixed: Tensor = weight * specific[rows] + (1 - weight) * shared[rows]
+            return mixed
+
+        return by_domain(run, domain_slices, like=specific, width=(self.out_dim,))

@@ -1,0 +1,102 @@
+"""Stacks of dense layers: one network for all rows, one for each domain, and STAR's product of the two.
+
+Every layer of a stack is linear, norm, ReLU, dropout, the last one included: a stack gives features. Where a plain
+linear output is wanted, the caller puts a linear layer behind the stack.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from isthmus.domains import DomainSlices
+from isthmus.layers.domain_linear import StarLinear
+from isthmus.layers.domain_norm import NormFactory
+from isthmus.layers.routing import by_domain
+
+
+class DenseLayer(nn.Module):
+    """Linear, norm, ReLU, dropout.
+
+    Args:
+        norm: makes the layer's `Norm` from its width.
+        dropout: share of the outputs set to 0 in training.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, norm: NormFactory, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, out_dim)
+        self.norm = norm(out_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices).relu())
+        return y
+
+
+class MLP(nn.Module):
+    """Dense layers one behind the other; `out_dim` is the width of the last, or `in_dim` where there are none.
+
+    Args:
+        hidden_dims: width of each layer; empty for a network that gives its input back.
+        norm: makes the `Norm` of each layer from its width.
+        dropout: share of each layer's outputs set to 0 in training.
+    """
+
+    def __init__(self, in_dim: int, hidden_dims: Sequence[int], norm: NormFactory, dropout: float) -> None:
+        super().__init__()
+        dims = (in_dim, *hidden_dims)
+        self.out_dim = dims[-1]
+        self.layers = nn.ModuleList(DenseLayer(n, m, norm, dropout) for n, m in pairwise(dims))
+
+    def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        for layer in self.layers:
+            x = layer(x, domain_slices)
+        return x
+
+
+class DomainMLP(nn.Module):
+    """An MLP for each domain, run on that domain's rows only; arguments as for `MLP`.
+
+    `norm` here sees one domain's rows, so `SharedBatchNorm` makes it that domain's own.
+
+    Source: ADI eq. 10.
+    """
+
+    def __init__(
+        self, num_domains: int, in_dim: int, hidden_dims: Sequence[int], norm: NormFactory, dropout: float
+    ) -> None:
+        super().__init__()
+        self.out_dim = (in_dim, *hidden_dims)[-1]
+        self.own_networks = nn.ModuleList(MLP(in_dim, hidden_dims, norm, dropout) for _ in range(num_domains))
+
+    def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        def run(domain: int, rows: slice) -> Tensor:
+            # Within a domain's own network there is one domain.
+            y: Tensor = self.own_networks[domain](x[rows], DomainSlices((0, rows.stop - rows.start)))
+            return y
+
+        return by_domain(run, domain_slices, like=x, width=(self.out_dim,))
+
+
+class StarMLP(nn.Module):
+    """Dense layers whose linear parts are `StarLinear`; arguments as for `MLP`.
+
+    Source: ADI eq. 16-17 (NETWORK-MUL); Sheng et al. 2021 (STAR).
+    """
+
+    def __init__(
+        self, num_domains: int, in_dim: int, hidden_dims: Sequence[int], norm: NormFactory, dropout: float
+    ) -> None:
+        super().__init__()
+        dims = (in_dim, *hidden_dims)
+        self.out_dim = dims[-1]
+        self.linears = nn.ModuleList(StarLinear(num_domains, n, m) for n, m in pairwise(dims))
+        self.norms = nn.ModuleList(norm(dim) for dim in hidden_dims)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = self.dropout(norm(linear(x, domain_slices), domain_slices).relu())
+        return x

@@ -1,0 +1,241 @@
+"""What a log means: its domains, its fields, which event is a positive and how it is split."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Declared(BaseModel):
+    """Base of what a YAML file declares: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Positive(Declared):
+    """Which event rows are positives: those whose `column` is `at_least` a number, or is one of `values`."""
+
+    column: Name
+    at_least: float | None = None
+    values: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def one_rule(self) -> "Positive":
+        if (self.at_least is None) == (self.values is None):
+            raise ValueError("give one of 'at_least' and 'values'")
+        return self
+
+
+class EventLog(Declared):
+    """The log: files (Parquet, CSV or TSV, by their ending; paths relative to the YAML) and its columns."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    user: Name
+    item: Name
+    domain: Name
+    time: Name | None = None  # seconds since 1970, or any number that only orders a user's events
+    positive: Positive | None = None  # None: every row is a positive
+
+
+class Domain(Declared):
+    """A domain, and the domains whose items it may show; None: its own items only."""
+
+    corpus: tuple[Name, ...] | None = None
+
+
+class FeatureTable(Declared):
+    """A file of features with one row a user or item, or one row a user or item and domain."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    user: Name | None = None
+    item: Name | None = None
+    domain: Name | None = None
+
+    @model_validator(mode="after")
+    def one_side(self) -> "FeatureTable":
+        if (self.user is None) == (self.item is None):
+            raise ValueError("give one of 'user' and 'item': the column that identifies the row")
+        return self
+
+
+class FieldSpec(Declared):
+    """One input field.
+
+    kind: `id` (the side's own identifier), `history` (the user's earlier positives), `categorical`, `multi_valued` and
+        `sequence` (values joined by `separator`, or a list column), `number`.
+    source: the feature table that has the column; `events` (the default): the log itself. A user's or an item's value
+        is then that of its latest training row.
+    domains: the domains that have the field; None: all.
+    vocabulary, table: fields that name the same vocabulary share the numbering of values, those that name the same
+        table share the embeddings too. Both default to the field's own name; `id` has its side's vocabulary,
+        `history` that of the items.
+    scope: of a history: the user's positives in `own` domain or in `all` domains.
+    """
+
+    name: Name
+    side: Literal["user", "item", "context"]
+    kind: Literal["id", "history", "categorical", "multi_valued", "sequence", "number"]
+    source: Name = "events"
+    column: Name | None = None
+    domains: tuple[Name, ...] | None = None
+    vocabulary: Name | None = None
+    table: Name | None = None
+    separator: str = Field("|", min_length=1)
+    max_length: int = Field(200, ge=1)
+    scope: Literal["own", "all"] = "own"
+    missing: Literal["error", "mean"] = "error"
+
+    @property
+    def column_name(self) -> str:
+        return self.column or self.name
+
+    @property
+    def vocabulary_name(self) -> str:
+        match self.kind:
+            case "id":
+                return self.side
+            case "history":
+                return "item"
+            case _:
+                return self.vocabulary or self.name
+
+    @property
+    def table_name(self) -> str:
+        return self.table or self.name
+
+
+class TimeSplit(Declared):
+    """The latest `test` share of events is test, the latest `valid` share before it validation; one global clock."""
+
+    by: Literal["time"]
+    valid: Share = 0.1
+    test: Share = 0.1
+
+
+class LastOut(Declared):
+    """A user's last positive in a domain is test, the one before validation; without time, seeded random ones.
+
+    A user with fewer than three positives in a domain stays wholly in training.
+    """
+
+    by: Literal["last_out"]
+    seed: int = Field(0, ge=0)
+
+
+class GivenSplit(Declared):
+    """The log's `column` says `train`, `valid` or `test`.
+
+    Where no row says `valid`, one training positive of a seeded `valid_users` share of each domain's users is carved
+    out of training (users with two positives or more): the last by time, else a random one.
+    """
+
+    by: Literal["given"]
+    column: Name = "split"
+    valid_users: float = Field(0.1, gt=0, le=1)
+    seed: int = Field(0, ge=0)
+
+
+class Candidates(Declared):
+    """Lists that an evaluation chooses from.
+
+    files: columns `user`, `domain` and `items` (joined by commas or a list column) for the test positives; without
+        files, lists are drawn for test as for validation.
+    sampled: for validation, this many items of the domain's corpus that the user has not taken, drawn uniformly, and
+        the positive itself.
+    """
+
+    files: tuple[str, ...] = ()
+    sampled: int = Field(99, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class Schema(Declared):
+    """A log's declaration, as written in its YAML file."""
+
+    name: Name
+    events: EventLog
+    domains: dict[Name, Domain] = Field(min_length=1)
+    unknown_domain: Name | Literal["error"] = "error"
+    tables: dict[Name, FeatureTable] = {}
+    fields: tuple[FieldSpec, ...] = Field(min_length=1)
+    split: Annotated[TimeSplit | LastOut | GivenSplit, Field(discriminator="by")]
+    candidates: Candidates | None = None
+    title: FieldSpec | None = None  # an item's readable name, for display: source and column are read
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        return tuple(self.domains)
+
+    def domain_number(self, name: str) -> int:
+        """The number of a declared domain, or of the declared fallback for a name that is not declared.
+
+        Raises:
+            ValueError: the name is not declared and there is no fallback.
+        """
+        names = self.domain_names
+        if name in names:
+            return names.index(name)
+        if self.unknown_domain != "error":
+            return names.index(self.unknown_domain)
+        raise ValueError(
+            f"unknown domain {name!r}; declared are {', '.join(names)} (declare it under 'domains', or name a "
+            "fallback in 'unknown_domain')"
+        )
+
+    def corpus_domains(self, domain: str) -> tuple[str, ...]:
+        """The domains whose items `domain` may show."""
+        return self.domains[domain].corpus or (domain,)
+
+    def side_fields(self, side: Literal["user", "item"]) -> tuple[FieldSpec, ...]:
+        """The fields of one tower, in the order of its features; the context belongs to the user's."""
+        sides = ("user", "context") if side == "user" else ("item",)
+        return tuple(field for field in self.fields if field.side in sides)
+
+    @model_validator(mode="after")
+    def names_fit(self) -> "Schema":
+        declared = set(self.domains)
+        for name, domain in self.domains.items():
+            if unknown := set(domain.corpus or ()) - declared:
+                raise ValueError(f"domains.{name}.corpus: unknown domain {sorted(unknown)[0]!r}")
+        if self.unknown_domain != "error" and self.unknown_domain not in declared:
+            raise ValueError(f"unknown_domain: {self.unknown_domain!r} is not a declared domain")
+        if "error" in declared:
+            raise ValueError("domains: 'error' cannot be a domain's name")
+        seen: set[str] = set()
+        vocabulary_of_table: dict[str, str] = {}
+        for field in self.fields:
+            where = f"fields.{field.name}"
+            if field.name in seen:
+                raise ValueError(f"{where}: declared twice")
+            seen.add(field.name)
+            if unknown := set(field.domains or ()) - declared:
+                raise ValueError(f"{where}.domains: unknown domain {sorted(unknown)[0]!r}")
+            if field.kind == "history" and field.side != "user":
+                raise ValueError(f"{where}: a history belongs to side 'user', not {field.side!r}")
+            if field.kind == "id" and field.side == "context":
+                raise ValueError(f"{where}: an id belongs to side 'user' or 'item'")
+            if field.source != "events":
+                if field.source not in self.tables:
+                    raise ValueError(f"{where}.source: no table {field.source!r} under 'tables'")
+                has_side = self.tables[field.source].user if field.side == "user" else self.tables[field.source].item
+                if has_side is None:
+                    raise ValueError(f"{where}.source: table {field.source!r} is not keyed by the {field.side}")
+            if field.kind != "number":
+                other = vocabulary_of_table.setdefault(field.table_name, field.vocabulary_name)
+                if other != field.vocabulary_name:
+                    raise ValueError(f"{where}.table: {field.table_name!r} already holds vocabulary {other!r}")
+        for side in ("user", "item"):
+            if not any(field.side == side for field in self.fields):
+                raise ValueError(f"fields: none on side {side!r}")
+        if self.split.by == "time" and self.events.time is None:
+            raise ValueError("split.by: 'time' needs events.time; without a clock use 'last_out'")
+        return self
+
+    def hash(self) -> str:
+        """A short fingerprint of the whole declaration."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

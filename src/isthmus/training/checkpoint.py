@@ -1,0 +1,70 @@
+"""What training keeps on disk so that it can go on after any interruption, written atomically."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The finished epochs' reports, as plain values; empty before the first."""
+
+    reports: list[dict[str, Any]]
+
+
+def write_atomically(value: Any, file: Path) -> None:
+    """Save under another name, then rename: a killed process or a full disk leaves the old file whole."""
+    partial = file.with_name(file.name + ".partial")
+    try:
+        with partial.open("wb") as stream:
+            torch.save(value, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    generator: torch.Generator,
+    reports: list[dict[str, Any]],
+    *,
+    is_best: bool,
+) -> None:
+    """Save all that the next epoch depends on; the best epoch's weights first, so that they are never behind."""
+    if is_best:
+        write_atomically(model.state_dict(), folder / BEST)
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "generator": generator.get_state(),
+        "global_generator": torch.get_rng_state(),
+        "reports": reports,
+    }
+    write_atomically(state, folder / LAST)
+
+
+def read_checkpoint(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], generator: torch.Generator
+) -> Progress:
+    """Put everything back as the last finished epoch left it; nothing happens where there is no checkpoint."""
+    file = folder / LAST
+    if not file.is_file():
+        return Progress([])
+    device = next(model.parameters()).device
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict({name: value.to(device) for name, value in state["model"].items()})
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    generator.set_state(state["generator"])
+    torch.set_rng_state(state["global_generator"])
+    return Progress(state["reports"])

@@ -1,0 +1,218 @@
+"""Training of the two-tower model: one loop, whose best epoch by validation is what is kept."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from tqdm import tqdm
+
+from isthmus.batch import Bag, RetrievalBatch
+from isthmus.data.dataset import Dataset
+from isthmus.data.loader import RetrievalLoader
+from isthmus.data.sampling import CandidateSampler, Negatives
+from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
+from isthmus.losses import sampled_softmax_loss
+from isthmus.metrics import domain_means, macro_mean
+from isthmus.models.two_tower import TwoTower, TwoTowerSettings
+from isthmus.training.checkpoint import BEST, read_checkpoint, write_checkpoint
+from isthmus.training.optim import RowAdamW, split_parameters
+from isthmus.training.self_training import PseudoLabelCounts, SelfTrainingSettings, pseudo_batch
+
+
+class TrainingSettings(BaseModel):
+    """How a two-tower model is trained.
+
+    negatives: where a row's negatives come from, always within its own domain: the whole corpus (`full`), drawn
+        uniformly or by `popularity`, the batch's other positives (`in_batch`), or these and uniform ones (`mixed`).
+    num_negatives: how many are drawn a domain and step; a corpus that is no larger is taken whole instead.
+    positive_weight: how the positive stands in the softmax's denominator: by the `letter` of ADI eq. 5, or as often
+        as the draws hold it in expectation.
+    temperature: divides the score.
+    learning_rate, weight_decay: of the embedding tables; `network_*`: of everything else.
+    patience: epochs without a better validation value before training stops.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(2048, ge=2)
+    negatives: Negatives = "uniform"
+    num_negatives: int = Field(2048, ge=1)
+    positive_weight: Literal["letter", "expected"] = "letter"
+    temperature: float = Field(1.0, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    network_learning_rate: float = Field(1e-3, gt=0)
+    network_weight_decay: float = Field(0.0, ge=0)
+    patience: int = Field(3, ge=1)
+    self_training: SelfTrainingSettings | None = None
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did: a line of `metrics.jsonl`.
+
+    Attributes:
+        loss: mean of the rows' losses, in nats, by domain name.
+        valid: macro means of the validation metrics.
+        pseudo_labels: rows that self-training labelled, by `source->target` domain.
+    """
+
+    epoch: int
+    loss: dict[str, float]
+    valid: dict[str, float]
+    valid_by_domain: dict[str, list[float]]
+    rows_per_second: float
+    pseudo_labels: dict[str, int]
+    is_best: bool
+
+
+def train_retrieval(
+    dataset: Dataset,
+    model: TwoTower,
+    model_settings: TwoTowerSettings,
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    device: torch.device,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    show_progress: bool = False,
+) -> list[EpochReport]:
+    """Train until validation stops improving; the model ends with the weights of its best epoch.
+
+    Each epoch ends with a checkpoint in `folder`; started again there, training goes on from it and gives exactly what
+    an uninterrupted run gives. Random numbers of dropout come from torch's global generator, which is seeded here,
+    saved with the checkpoint, and put back as it was at the end.
+    """
+    with torch.random.fork_rng():
+        return _train(dataset, model, model_settings, settings, folder, device, on_epoch, show_progress)
+
+
+def _train(
+    dataset: Dataset,
+    model: TwoTower,
+    model_settings: TwoTowerSettings,
+    settings: TrainingSettings,
+    folder: Path,
+    device: torch.device,
+    on_epoch: Callable[[EpochReport], None] | None,
+    show_progress: bool,
+) -> list[EpochReport]:
+    names = dataset.schema.domain_names
+    loader = RetrievalLoader(dataset, batch_size=settings.batch_size, seed=settings.seed, fields=model_settings.fields)
+    sampler = CandidateSampler(dataset, settings.negatives, settings.num_negatives, model_settings.fields)
+    tables, networks = split_parameters(model)
+    optimizers: list[torch.optim.Optimizer] = [
+        RowAdamW(tables, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    ]
+    if networks:
+        optimizers.append(
+            torch.optim.AdamW(networks, lr=settings.network_learning_rate, weight_decay=settings.network_weight_decay)
+        )
+    torch.manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    state = read_checkpoint(folder, model, optimizers, generator)
+    reports = [EpochReport(**line) for line in state.reports]
+    while (epoch := len(reports)) < settings.epochs and not is_finished(reports, settings.patience):
+        start = time.perf_counter()
+        total = torch.zeros(dataset.num_domains, dtype=torch.float64)
+        counts = PseudoLabelCounts(dataset.num_domains)
+        bar = tqdm(
+            total=loader.num_rows, desc=f"epoch {epoch + 1}", unit="row", unit_scale=True, disable=not show_progress
+        )
+        model.train()
+        for host_batch in loader.epoch(epoch):
+            batch = host_batch.to(device)
+            loss = retrieval_loss(model, batch, sampler, generator, settings)
+            objective = loss.mean()
+            if settings.self_training is not None:
+                pseudo = pseudo_batch(model, batch, sampler, settings.self_training.share_at(epoch), counts)
+                if pseudo is not None:
+                    pseudo_loss = retrieval_loss(model, pseudo, sampler, generator, settings)
+                    objective = objective + pseudo_loss.sum() / loss.numel()
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(objective)
+            for optimizer in optimizers:
+                optimizer.step()
+            detached = loss.detach().cpu().double()
+            for domain, rows in batch.domain_slices:
+                total[domain] += detached[rows].sum()
+            bar.set_postfix_str(f"loss {float(detached.mean()):.3f}", refresh=False)
+            bar.update(batch.domain_slices.num_rows)
+        bar.close()
+        seconds = time.perf_counter() - start
+        result = evaluate_retrieval(TwoTowerScorer(model, model_settings, dataset, "valid"), dataset, "valid")
+        by_domain = {k: domain_means(v, result.domain, len(names)) for k, v in result.metrics.items()}
+        valid = {k: float(macro_mean(v, names)) for k, v in by_domain.items()}
+        is_best = all(selection_value(valid) > selection_value(report.valid) for report in reports)
+        bounds = loader.bounds
+        reports.append(
+            EpochReport(
+                epoch=epoch,
+                loss={n: float(total[d]) / max(1, bounds[d + 1] - bounds[d]) for d, n in enumerate(names)},
+                valid=valid,
+                valid_by_domain={k: v.tolist() for k, v in by_domain.items()},
+                rows_per_second=loader.num_rows / seconds,
+                pseudo_labels=counts.by_name(names),
+                is_best=is_best,
+            )
+        )
+        write_checkpoint(folder, model, optimizers, generator, [vars(report) for report in reports], is_best=is_best)
+        if on_epoch is not None:
+            on_epoch(reports[-1])
+    model.load_state_dict(torch.load(folder / BEST, map_location=device, weights_only=True))
+    return reports
+
+
+def retrieval_loss(
+    model: TwoTower,
+    batch: RetrievalBatch,
+    sampler: CandidateSampler,
+    generator: torch.Generator,
+    settings: TrainingSettings,
+) -> Float[Tensor, " batch"]:
+    """Each row's softmax loss against items of its own domain (ADI eq. 3-5)."""
+    block, positives = sampler.block(batch, generator)
+    user = model.encode_user(batch.user, batch.domain_slices)
+    item = model.encode_item(block.item, block.item_row, block.domain_slices)
+    losses = []
+    for domain, rows in batch.domain_slices:
+        columns = block.domain_slices[domain]
+        losses.append(
+            sampled_softmax_loss(
+                model.score(user[rows], item[columns]),
+                positives.column[rows],
+                block.log_weight[columns],
+                positives.log_weight[rows],
+                known_mask(batch.known.select(rows), block.item_row[columns]),
+                temperature=settings.temperature,
+            )
+        )
+    return torch.cat(losses)
+
+
+def known_mask(known: Bag, item_row: Int[Tensor, " item"]) -> Bool[Tensor, "batch item"]:
+    """Which of the ascending `item_row` each row's user is known to like."""
+    mask = torch.zeros(known.offsets.numel() - 1, item_row.numel(), dtype=torch.bool, device=item_row.device)
+    place = torch.searchsorted(item_row, known.values).clamp_(max=item_row.numel() - 1)
+    is_here = item_row[place] == known.values
+    mask[known.row()[is_here], place[is_here]] = True
+    return mask
+
+
+def selection_value(valid: dict[str, float]) -> float:
+    """What the best epoch is chosen by: nDCG against the given candidates, else against the whole corpus."""
+    return next(value for name in ("ndcg@10", "corpus_ndcg@10") if (value := valid.get(name)) is not None)
+
+
+def is_finished(reports: list[EpochReport], patience: int) -> bool:
+    """Whether the last `patience` epochs brought nothing better."""
+    return len(reports) > patience and not any(report.is_best for report in reports[-patience:])

@@ -1,0 +1,56 @@
+import torch
+from torch import Tensor, nn
+
+from isthmus.domains import DomainSlices
+from isthmus.layers.domain_linear import DomainLinear, StarLinear, output_linear
+
+
+def test_each_row_meets_its_own_domains_weight() -> None:
+    layer = DomainLinear(3, 2, 1)
+    with torch.no_grad():
+        for domain, own in enumerate(layer.own_layers):
+            assert isinstance(own, nn.Linear)
+            own.weight.copy_(torch.tensor([[1.0, 10.0]]) * (domain + 1))
+            own.bias.fill_(0.5 * domain)
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    y: Tensor = layer(x, DomainSlices((0, 1, 1, 3)))
+    assert y.tolist() == [[21.0], [130.0], [196.0]]  # 1 + 20; 3 * (3 + 40) + 1; 3 * (5 + 60) + 1
+
+
+def test_star_multiplies_the_weights_and_adds_the_biases() -> None:
+    layer = StarLinear(2, 2, 2)
+    with torch.no_grad():
+        layer.shared.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        layer.shared.bias.copy_(torch.tensor([100.0, 200.0]))
+        layer.own_factors[1].copy_(torch.tensor([[5.0, 6.0], [7.0, 8.0]]))
+        layer.own_biases[1].copy_(torch.tensor([0.25, 0.5]))
+    y: Tensor = layer(torch.tensor([[1.0, 10.0], [1.0, 10.0]]), DomainSlices((0, 1, 2)))
+    # Domain 0 is the shared layer: 1 + 20 + 100, 3 + 40 + 200.
+    # Domain 1 has the weight ((5, 12), (21, 32)): 5 + 120 + 100.25, 21 + 320 + 200.5.
+    assert y.tolist() == [[121.0, 243.0], [225.25, 541.5]]
+
+
+def test_star_starts_as_its_shared_layer_in_every_domain() -> None:
+    layer, x = StarLinear(3, 4, 5), torch.randn(6, 4)
+    shared: Tensor = layer.shared(x)
+    torch.testing.assert_close(layer(x, DomainSlices((0, 2, 4, 6))), shared)
+    assert shared.std() > 0.1  # a product of two random starts would be far smaller
+
+
+def test_a_zero_start_is_zero_and_can_move() -> None:
+    for layer in (DomainLinear(2, 3, 1, zero_start=True), StarLinear(2, 3, 1, zero_start=True)):
+        y: Tensor = layer(torch.randn(4, 3), DomainSlices((0, 2, 4)))
+        assert y.abs().max() == 0
+        torch.autograd.backward(y.sum())
+        gradients = [p.grad for p in layer.parameters() if p.grad is not None]
+        assert any(bool(g.abs().max() > 0) for g in gradients if g.dim() == 2)
+    assert output_linear(3, 2, zero_start=True).weight.abs().max() == 0
+    assert output_linear(3, 2, zero_start=False).weight.abs().max() > 0
+
+
+def test_a_domain_without_rows_has_no_gradient_rather_than_a_zero_one() -> None:
+    for layer in (DomainLinear(2, 3, 1), StarLinear(2, 3, 1)):
+        layer(torch.randn(4, 3), DomainSlices((0, 4, 4))).sum().backward()
+        own = {key: p.grad for key, p in layer.named_parameters() if key.startswith("own_")}
+        assert len(own) == 4
+        assert {key for key, grad in own.items() if grad is None} == {key for key in own if ".1" in key}
