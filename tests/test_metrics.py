@@ -143,6 +143,12 @@ def test_auc_by_group_is_that_of_each_group_alone() -> None:
     assert isnan(ours[4])
 
 
+def test_equal_scores_of_two_groups_are_no_tie() -> None:
+    # group 0's largest score is group 1's smallest: both groups order their pair rightly
+    label, group = torch.tensor([False, True, False, True]), torch.tensor([0, 0, 1, 1])
+    assert auc_by_group(torch.tensor([1.0, 2.0, 2.0, 3.0]), label, group, 2).tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("group", [[0, 2], [-1, 0]])
 def test_an_undeclared_group_is_refused(group: list[int]) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):

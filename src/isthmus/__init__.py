@@ -1,0 +1,173 @@
+"""Multi-domain recommendation: one retrieval model over the logs of all business domains.
+
+Each function is a verb of the command line. Importing this package is cheap: a verb loads what it needs when called.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from isthmus.errors import InputError
+
+if TYPE_CHECKING:
+    import isthmus.api
+    import isthmus.data.audit
+    import isthmus.data.dataset
+    import isthmus.data.describe
+    import isthmus.evaluation.compare
+    import isthmus.evaluation.summary
+    import isthmus.serving.recommend
+    import isthmus.settings
+
+__all__ = [
+    "InputError",
+    "audit",
+    "compare",
+    "demo",
+    "describe",
+    "evaluate",
+    "ingest",
+    "init",
+    "open_run",
+    "prepare",
+    "recommend",
+    "reproduce",
+    "train",
+]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
+    """Turn a public data set's own files into a log and its declaration; gives the path of the declaration.
+
+    Args:
+        name: `xmrec`, the WSDM Cup 2022 cross-market data.
+        seed: of what the data set leaves to chance, such as candidate lists that it does not give.
+    """
+    match name:
+        case "xmrec":
+            from isthmus.data.public.xmrec import ingest_xmrec
+
+            return ingest_xmrec(source, out, seed=seed)
+        case _:
+            raise InputError(f"{name}: unknown data set; known is xmrec")
+
+
+def init(logs: Sequence[Path]) -> tuple[str, list[str]]:
+    """Draft the declaration of a log from its files: the YAML text, and what is doubtful in it."""
+    from isthmus.data.init import draft_schema
+
+    return draft_schema(list(logs))
+
+
+def prepare(log: Path, out: Path) -> "isthmus.data.dataset.Dataset":
+    """Make the dataset folder that a declaration (YAML) describes."""
+    from isthmus.data.prepare import prepare as prepare_log
+
+    return prepare_log(log, out)
+
+
+def audit(dataset: Path) -> "list[isthmus.data.audit.Finding]":
+    """Check that a dataset folder is intact and that nothing held out leaks into training."""
+    from isthmus.data.audit import audit as audit_dataset
+
+    return audit_dataset(dataset)
+
+
+def describe(dataset: Path) -> "isthmus.data.describe.Description":
+    """Count a dataset's users, items and rows by domain, and their overlaps."""
+    from isthmus.data.describe import describe as describe_dataset
+
+    return describe_dataset(dataset)
+
+
+def train(
+    dataset: Path,
+    run: Path,
+    settings: "isthmus.settings.RunSettings | Path | None" = None,
+    *,
+    overrides: Sequence[str] = (),
+    device: Device = "auto",
+    show_progress: bool = False,
+) -> "isthmus.api.Run":
+    """Train a model in a run folder, from where an interrupted training there stopped.
+
+    Args:
+        settings: settings, a YAML file, or None for the defaults.
+        overrides: single values put in their place in a file or the defaults, each `key.sub=value`.
+    """
+    from isthmus.api import train as train_run
+    from isthmus.settings import RunSettings, read_settings
+
+    if isinstance(settings, RunSettings):
+        if overrides:
+            raise InputError("overrides: give them with a settings file, or put the values into the settings")
+        chosen = settings
+    else:
+        chosen = read_settings(settings, overrides)
+    return train_run(dataset, run, chosen, device=device, show_progress=show_progress)
+
+
+def open_run(run: Path, *, dataset: Path | None = None, device: Device = "auto") -> "isthmus.api.Run":
+    """Open a run folder; `dataset` says where its dataset lies now, if it was moved."""
+    from isthmus.api import Run
+
+    return Run.open(run, dataset, device=device)
+
+
+def evaluate(
+    run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto"
+) -> "isthmus.evaluation.summary.Summary":
+    """Rank the held-out positives of a split: means by domain with intervals; the lines are kept in the run folder."""
+    from isthmus.api import evaluate as evaluate_run
+
+    return evaluate_run(run, split, dataset=dataset, device=device)
+
+
+def compare(a: Path, b: Path, split: str = "test") -> "isthmus.evaluation.compare.Comparison":
+    """Compare two run folders, or two files of results, on the same held-out positives, by paired tests."""
+    from isthmus.api import compare as compare_runs
+
+    return compare_runs(a, b, split)
+
+
+def recommend(
+    run: Path,
+    domain: str,
+    *,
+    user: str | None = None,
+    history: Sequence[str] | None = None,
+    k: int = 10,
+    dataset: Path | None = None,
+    device: Device = "auto",
+) -> "isthmus.serving.recommend.Recommendations":
+    """The k best items of a domain for a known user or for a history of item ids, the latest last.
+
+    For many requests open the run once: `open_run(run).recommend(...)` keeps the model and its indexes.
+    """
+    return open_run(run, dataset=dataset, device=device).recommend(domain, user=user, history=history, k=k)
+
+
+def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 5, quick: bool = False) -> Path:
+    """Make a published table again; gives the path of the report.
+
+    Args:
+        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data.
+        data: the folder of the data set's own files.
+        quick: a smaller version that only shows that it runs.
+    """
+    match name:
+        case "adi-table-3":
+            from isthmus.experiments import adi_table_3
+
+            return adi_table_3.reproduce(data, out, num_seeds=num_seeds, quick=quick)
+        case _:
+            raise InputError(f"{name}: nothing of that name to reproduce; known is adi-table-3")
+
+
+def demo(data: Path | None, out: Path) -> None:
+    """Run everything once, on simulated data and, where `data` has it, on public data."""
+    from isthmus.experiments import demo as demonstration
+
+    demonstration.demo(data, out)

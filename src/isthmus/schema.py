@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
+EVENT_COLUMNS = ("user", "item", "domain", "time", "candidates")  # what a dataset stores of every event
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -84,8 +85,8 @@ class FieldSpec(Declared):
     domains: tuple[Name, ...] | None = None
     vocabulary: Name | None = None
     table: Name | None = None
-    separator: str = Field("|", min_length=1)
-    max_length: int = Field(200, ge=1)
+    separator: str = Field(default="|", min_length=1)
+    max_length: int = Field(default=200, ge=1)
     scope: Literal["own", "all"] = "own"
     missing: Literal["error", "mean"] = "error"
 
@@ -123,7 +124,7 @@ class LastOut(Declared):
     """
 
     by: Literal["last_out"]
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class GivenSplit(Declared):
@@ -135,8 +136,8 @@ class GivenSplit(Declared):
 
     by: Literal["given"]
     column: Name = "split"
-    valid_users: float = Field(0.1, gt=0, le=1)
-    seed: int = Field(0, ge=0)
+    valid_users: float = Field(default=0.1, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
 
 
 class Candidates(Declared):
@@ -149,8 +150,8 @@ class Candidates(Declared):
     """
 
     files: tuple[str, ...] = ()
-    sampled: int = Field(99, ge=1)
-    seed: int = Field(0, ge=0)
+    sampled: int = Field(default=99, ge=1)
+    seed: int = Field(default=0, ge=0)
 
 
 class Schema(Declared):
@@ -218,6 +219,12 @@ class Schema(Declared):
                 raise ValueError(f"{where}: a history belongs to side 'user', not {field.side!r}")
             if field.kind == "id" and field.side == "context":
                 raise ValueError(f"{where}: an id belongs to side 'user' or 'item'")
+            if field.side == "context" and field.source != "events":
+                raise ValueError(f"{where}.source: a context field comes from the log, not from {field.source!r}")
+            if field.side == "context" and field.name in EVENT_COLUMNS:
+                raise ValueError(f"{where}: a context field cannot have this name; use 'column' for the log's name")
+            if field.name.endswith((".values", ".offsets")):
+                raise ValueError(f"{where}: a name cannot end in '.values' or '.offsets'")
             if field.source != "events":
                 if field.source not in self.tables:
                     raise ValueError(f"{where}.source: no table {field.source!r} under 'tables'")
@@ -228,6 +235,13 @@ class Schema(Declared):
                 other = vocabulary_of_table.setdefault(field.table_name, field.vocabulary_name)
                 if other != field.vocabulary_name:
                     raise ValueError(f"{where}.table: {field.table_name!r} already holds vocabulary {other!r}")
+        if self.title is not None:
+            if self.title.side != "item" or self.title.kind != "categorical":
+                raise ValueError("title: is of side 'item' and kind 'categorical'")
+            if self.title.source != "events" and self.title.source not in self.tables:
+                raise ValueError(f"title.source: no table {self.title.source!r} under 'tables'")
+            if self.title.source != "events" and self.tables[self.title.source].item is None:
+                raise ValueError(f"title.source: table {self.title.source!r} is not keyed by the item")
         for side in ("user", "item"):
             if not any(field.side == side for field in self.fields):
                 raise ValueError(f"fields: none on side {side!r}")

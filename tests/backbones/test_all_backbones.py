@@ -44,14 +44,14 @@ CASES: dict[str, Callable[[NormKind], AnyBackboneSettings]] = {
     "adi_network_mul": lambda norm: ADISettings(hidden_dims=DIMS, fusion="network_mul", norm=norm),
     "adi_network_se": lambda norm: ADISettings(hidden_dims=DIMS, num_shared=2, norm=norm),
 }
-NORMS: tuple[NormKind, ...] = ("shared", "domain", "partitioned", "none")
-VARIANTS = [(name, norm) for name in CASES for norm in NORMS]
+NORMS: tuple[NormKind, ...] = ("shared", "domain", "none")
+VARIANTS: list[tuple[str, NormKind]] = [(name, norm) for name in CASES for norm in NORMS] + [("star", "partitioned")]
 
 
 def test_the_suite_runs_every_kind_of_backbone() -> None:
     kinds = {CASES[name]("none").kind for name in CASES}
     assert kinds == {"dnn", "independent", "shared_bottom", "cross_stitch", "mmoe", "ple", "star", "adi"}
-    assert len(VARIANTS) == 14 * 4
+    assert len(VARIANTS) == 14 * 3 + 1
 
 
 def build(name: str, norm: NormKind, *, num_domains: int = NUM_DOMAINS, zero_start: bool = False) -> BackboneModule:
@@ -88,7 +88,7 @@ def test_a_rows_output_ignores_its_neighbours(name: str, norm: NormKind) -> None
     backbone, x, slices = trained(name, norm), rows_of(7), DomainSlices((0, 3, 4, 7))
     together: Tensor = backbone(x, slices)
     domain = slices.row_domain()
-    for row in range(7):
+    for row in (0, 3, 6):  # one of each domain
         alone: Tensor = backbone(x[[row]], DomainSlices.single(int(domain[row]), 1, NUM_DOMAINS))
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-12)
     order = torch.tensor([2, 0, 1, 3, 6, 4, 5])  # rows change places within their domain

@@ -1,5 +1,7 @@
 """ADI eq. 8-18 as scalar loops in the paper's symbols, against our layers; `d` is a row's domain."""
 
+# ruff: noqa: N802, N803, N806 (the paper's symbols)
+
 import math
 
 import pytest
@@ -28,7 +30,7 @@ def sigma(z: float) -> float:
     return 1 / (1 + math.exp(-z))
 
 
-def FC(W: Matrix, b: Vector, x: Vector) -> Vector:  # noqa: N802
+def FC(W: Matrix, b: Vector, x: Vector) -> Vector:
     return [sum(W[i][j] * x[j] for j in range(len(x))) + b[i] for i in range(len(b))]
 
 
@@ -65,7 +67,7 @@ def scalar_mlp(network: nn.Module, x: Vector) -> Vector:
 
 def scalar_alpha(gate: Gate, f_domain: Vector, form: GateForm) -> Vector:
     """Eq. 8, and the softmax that stands in its place by default."""
-    W, b = linear_numbers(gate.linear)  # noqa: N806
+    W, b = linear_numbers(gate.linear)
     z = [sum(W[k][j] * f_domain[j] for j in range(len(f_domain))) + b[k] for k in range(len(b))]
     terms = [math.exp(v) for v in z] if form == "softmax" else z
     return [terms[k] / sum(terms) for k in range(len(terms))]
@@ -81,9 +83,9 @@ def scalar_shared(shared: SharedNetworks, f_domain: Vector, form: GateForm, inpu
     return [sum(alpha[k] * outputs[k][i] for k in range(len(outputs))) for i in range(len(outputs[0]))]
 
 
-def scalar_concat(fusion: ConcatFusion, d: int, E_spec: Vector, E_shared: Vector, f_domain: Vector) -> Vector:  # noqa: N803
-    W_spec = weight_numbers(fusion.own_specific_gates[d])  # noqa: N806
-    W_shared = weight_numbers(fusion.own_shared_gates[d])  # noqa: N806
+def scalar_concat(fusion: ConcatFusion, d: int, E_spec: Vector, E_shared: Vector, f_domain: Vector) -> Vector:
+    W_spec = weight_numbers(fusion.own_specific_gates[d])
+    W_shared = weight_numbers(fusion.own_shared_gates[d])
     n = len(E_spec)
     beta_1 = [sigma(sum(w * f for w, f in zip(row, f_domain, strict=True))) for row in W_spec]  # (11)
     beta_2 = [sigma(sum(w * f for w, f in zip(row, f_domain, strict=True))) for row in W_shared]  # (12)
@@ -94,18 +96,18 @@ def scalar_concat(fusion: ConcatFusion, d: int, E_spec: Vector, E_shared: Vector
     return [*first, *second, *third]  # (13)
 
 
-def scalar_sum(fusion: SumFusion, d: int, E_spec: Vector, E_shared: Vector, f_domain: Vector) -> Vector:  # noqa: N803
-    W, b = weight_numbers(fusion.own_gates[d]), numbers(fusion.shared_bias)  # noqa: N806
+def scalar_sum(fusion: SumFusion, d: int, E_spec: Vector, E_shared: Vector, f_domain: Vector) -> Vector:
+    W, b = weight_numbers(fusion.own_gates[d]), numbers(fusion.shared_bias)
     n = len(E_spec)
     alpha = [sigma(sum(w * f for w, f in zip(W[i], f_domain, strict=True)) + b[i]) for i in range(len(b))]  # (14)
     alpha = alpha * n if len(alpha) == 1 else alpha
     return [alpha[i] * E_spec[i] + (1 - alpha[i]) * E_shared[i] for i in range(n)]  # (15)
 
 
-def scalar_star(layer: StarLinear, d: int, X: Vector) -> Vector:  # noqa: N803
+def scalar_star(layer: StarLinear, d: int, X: Vector) -> Vector:
     """Eq. 16."""
-    W_shared, b_shared = linear_numbers(layer.shared)  # noqa: N806
-    W_spec, b_spec = table(layer.own_factors[d]), numbers(layer.own_biases[d])  # noqa: N806
+    W_shared, b_shared = linear_numbers(layer.shared)
+    W_spec, b_spec = table(layer.own_factors[d]), numbers(layer.own_biases[d])
     return [
         sum(W_shared[i][j] * W_spec[i][j] * X[j] for j in range(len(X))) + b_shared[i] + b_spec[i]
         for i in range(len(b_shared))
@@ -142,7 +144,7 @@ def test_equations_8_and_9_shared_networks(form: GateForm) -> None:
         adaptation=None,
     ).double()
     indicator = DomainIndicator(D, 2).double()
-    F = random_rows(6, 4)  # noqa: N806
+    F = random_rows(6, 4)
     theirs = []
     for row, d in enumerate(ROW_DOMAIN):
         f_domain = numbers(indicator(d))
@@ -152,7 +154,7 @@ def test_equations_8_and_9_shared_networks(form: GateForm) -> None:
 
 def test_equation_10_specific_networks() -> None:
     torch.manual_seed(0)
-    networks, F = DomainMLP(D, 4, [5, 3], NoNorm, 0.0).double(), random_rows(6, 4)  # noqa: N806
+    networks, F = DomainMLP(D, 4, [5, 3], NoNorm, 0.0).double(), random_rows(6, 4)
     theirs = [scalar_mlp(networks.own_networks[d], numbers(F[row])) for row, d in enumerate(ROW_DOMAIN)]
     assert_rows(networks(F, SLICES), theirs)
 
@@ -161,7 +163,7 @@ def test_equation_10_specific_networks() -> None:
 def test_equations_11_to_13_concat(gate: FusionGate) -> None:
     torch.manual_seed(0)
     fusion, indicator = ConcatFusion(D, 3, 2, gate).double(), DomainIndicator(D, 2).double()
-    E_spec, E_shared = random_rows(6, 3), random_rows(6, 3) + 0.5  # noqa: N806
+    E_spec, E_shared = random_rows(6, 3), random_rows(6, 3) + 0.5
     theirs = [
         scalar_concat(fusion, d, numbers(E_spec[row]), numbers(E_shared[row]), numbers(indicator(d)))
         for row, d in enumerate(ROW_DOMAIN)
@@ -174,7 +176,7 @@ def test_equations_14_and_15_sum(gate: FusionGate) -> None:
     torch.manual_seed(0)
     fusion, indicator = SumFusion(D, 3, 2, gate).double(), DomainIndicator(D, 2).double()
     stir(fusion)
-    E_spec, E_shared = random_rows(6, 3), random_rows(6, 3) + 0.5  # noqa: N806
+    E_spec, E_shared = random_rows(6, 3), random_rows(6, 3) + 0.5
     theirs = [
         scalar_sum(fusion, d, numbers(E_spec[row]), numbers(E_shared[row]), numbers(indicator(d)))
         for row, d in enumerate(ROW_DOMAIN)
@@ -184,27 +186,27 @@ def test_equations_14_and_15_sum(gate: FusionGate) -> None:
 
 def test_equation_16_network_mul_layer() -> None:
     torch.manual_seed(0)
-    layer, X = StarLinear(D, 4, 3).double(), random_rows(6, 4)  # noqa: N806
+    layer, X = StarLinear(D, 4, 3).double(), random_rows(6, 4)
     stir(layer)
     assert_rows(layer(X, SLICES), [scalar_star(layer, d, numbers(X[row])) for row, d in enumerate(ROW_DOMAIN)])
 
 
-def scalar_network_mul(network: StarMLP, d: int, F: Vector) -> Vector:  # noqa: N803
+def scalar_network_mul(network: StarMLP, d: int, F: Vector) -> Vector:
     """Eq. 17, with the ReLU of a layer of the networks that it replaces."""
     for layer in network.linears:
         assert isinstance(layer, StarLinear)
-        F = relu(scalar_star(layer, d, F))  # noqa: N806
+        F = relu(scalar_star(layer, d, F))
     return F
 
 
 def test_equation_17_network_mul_on_the_rows_of_a_domain() -> None:
     torch.manual_seed(0)
-    network, F = StarMLP(D, 4, [5, 3], NoNorm, 0.0).double(), random_rows(6, 4)  # noqa: N806
+    network, F = StarMLP(D, 4, [5, 3], NoNorm, 0.0).double(), random_rows(6, 4)
     stir(network)
     assert_rows(network(F, SLICES), [scalar_network_mul(network, d, numbers(F[r])) for r, d in enumerate(ROW_DOMAIN)])
 
 
-def scalar_network_se(adaptation: nn.Module, F: Vector) -> Vector:  # noqa: N803
+def scalar_network_se(adaptation: nn.Module, F: Vector) -> Vector:
     """Eq. 25-26 before one network, with a sigmoid; fields lie side by side."""
     assert isinstance(adaptation, NetworkSE)
     num_fields = adaptation.num_fields
@@ -246,7 +248,7 @@ def test_equations_8_to_18_the_whole_backbone(
         network_adaptation=network_adaptation,
     ).double()
     stir(backbone)
-    F, bottom = random_rows(6, 4), backbone.bottom  # noqa: N806
+    F, bottom = random_rows(6, 4), backbone.bottom
     theirs = []
     for row, d in enumerate(ROW_DOMAIN):
         f_row = numbers(F[row])
@@ -256,14 +258,14 @@ def test_equations_8_to_18_the_whole_backbone(
             if with_se:
                 shared_inputs = [scalar_network_se(block, f_row) for block in bottom.shared.adaptations]
                 specific_input = scalar_network_se(bottom.own_adaptations[d], f_row)
-            E_shared = scalar_shared(bottom.shared, f_domain, form, shared_inputs)  # noqa: N806
-            E_spec = scalar_mlp(bottom.specific.own_networks[d], specific_input)  # noqa: N806
+            E_shared = scalar_shared(bottom.shared, f_domain, form, shared_inputs)
+            E_spec = scalar_mlp(bottom.specific.own_networks[d], specific_input)
             if isinstance(bottom.fusion, ConcatFusion):
-                E_fusion = scalar_concat(bottom.fusion, d, E_spec, E_shared, f_domain)  # noqa: N806
+                E_fusion = scalar_concat(bottom.fusion, d, E_spec, E_shared, f_domain)
             else:
-                E_fusion = scalar_sum(bottom.fusion, d, E_spec, E_shared, f_domain)  # noqa: N806
+                E_fusion = scalar_sum(bottom.fusion, d, E_spec, E_shared, f_domain)
         else:
-            E_fusion = scalar_network_mul(bottom, d, f_row)  # noqa: N806
+            E_fusion = scalar_network_mul(bottom, d, f_row)
         assert isinstance(backbone.output, DomainLinear)
         hidden = scalar_mlp(backbone.forwards.own_networks[d], E_fusion)
         theirs.append(FC(*linear_numbers(backbone.output.own_layers[d]), hidden))  # (18)

@@ -1,5 +1,7 @@
 """ADI eq. 19-26 as scalar loops in the paper's symbols, against our layers; `d` is a row's domain."""
 
+# ruff: noqa: N803, N806 (the paper's symbols)
+
 import math
 
 import pytest
@@ -32,9 +34,8 @@ def random_rows(*shape: int) -> Tensor:
 def stir(module: nn.Module) -> None:
     """Moves every parameter from its start, so that none is 0 or 1 and domains differ."""
     generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    for parameter in module.requires_grad_(False).parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 
 
 def batch_norm(module: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -45,7 +46,7 @@ def batch_norm(module: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return module.weight, module.bias, module.running_mean, module.running_var
 
 
-def scalar_batch_norm(X: Tensor, rows: tuple[int, ...], alpha: Tensor, beta: Tensor) -> list[list[float]]:  # noqa: N803
+def scalar_batch_norm(X: Tensor, rows: tuple[int, ...], alpha: Tensor, beta: Tensor) -> list[list[float]]:
     """Eq. 19 over the given rows."""
     theirs = [[0.0] * X.shape[1] for _ in rows]
     for j in range(X.shape[1]):
@@ -62,14 +63,14 @@ def assert_values(ours: Tensor, theirs: list[list[float]]) -> None:
 
 
 def test_equation_19_one_batch_normalisation() -> None:
-    norm, X = SharedBatchNorm(DIM).double(), random_rows(9, DIM)  # noqa: N806
+    norm, X = SharedBatchNorm(DIM).double(), random_rows(9, DIM)
     stir(norm)
     alpha, beta, _, _ = batch_norm(norm.norm)
     assert_values(norm(X, SLICES), scalar_batch_norm(X, tuple(range(9)), alpha, beta))
 
 
 def test_equation_20_batch_normalisation_of_each_domain() -> None:
-    norm, X = DomainBatchNorm(D, DIM).double(), random_rows(9, DIM)  # noqa: N806
+    norm, X = DomainBatchNorm(D, DIM).double(), random_rows(9, DIM)
     stir(norm)
     theirs = []
     for d in range(D):
@@ -79,7 +80,7 @@ def test_equation_20_batch_normalisation_of_each_domain() -> None:
 
 
 def test_equation_20_at_evaluation_uses_the_domains_running_statistics() -> None:
-    norm, X = DomainBatchNorm(D, DIM).double(), random_rows(9, DIM)  # noqa: N806
+    norm, X = DomainBatchNorm(D, DIM).double(), random_rows(9, DIM)
     stir(norm)
     norm(X, SLICES)
     theirs = []
@@ -95,21 +96,21 @@ def test_equation_20_at_evaluation_uses_the_domains_running_statistics() -> None
 
 
 def test_equations_21_and_22_linear_transformation() -> None:
-    layer, F = LinearAdaptation(D, N, DIM).double(), random_rows(9, N, DIM)  # noqa: N806
+    layer, F = LinearAdaptation(D, N, DIM).double(), random_rows(9, N, DIM)
     stir(layer)
     theirs = []
     for r, d in enumerate(ROW_DOMAIN):
-        W, b = layer.own_scales[d], layer.own_shifts[d]  # noqa: N806
+        W, b = layer.own_scales[d], layer.own_shifts[d]
         theirs.append([float(W[i, t]) * float(F[r, i, t]) + float(b[i, t]) for i in range(N) for t in range(DIM)])
     assert_values(layer(F, SLICES), theirs)
 
 
 def test_equations_23_and_24_vanilla_attention() -> None:
-    layer, F = VanillaAttention(D, N, DIM).double(), random_rows(9, N, DIM)  # noqa: N806
+    layer, F = VanillaAttention(D, N, DIM).double(), random_rows(9, N, DIM)
     stir(layer)
     theirs, attention = [], []
     for r, d in enumerate(ROW_DOMAIN):
-        Q = layer.own_queries[d]  # noqa: N806
+        Q = layer.own_queries[d]
         products = [sum(float(Q[i, t]) * float(F[r, i, t]) for t in range(DIM)) for i in range(N)]
         a = [1 / (1 + math.exp(-z)) for z in products]
         attention.append(a)
@@ -118,11 +119,11 @@ def test_equations_23_and_24_vanilla_attention() -> None:
     assert_values(layer(F, SLICES), theirs)
 
 
-def scalar_se(block: nn.Module, F: Tensor, output: SEOutput) -> list[float]:  # noqa: N803
+def scalar_se(block: nn.Module, F: Tensor, output: SEOutput) -> list[float]:
     """Eq. 25 on one row: avg, FC, ReLU, FC, and the sigmoid of the usual block."""
     assert isinstance(block, SEBlock)
     z = [sum(float(F[i, t]) for t in range(DIM)) / DIM for i in range(N)]
-    W1, b1, W2, b2 = block.squeeze.weight, block.squeeze.bias, block.excite.weight, block.excite.bias  # noqa: N806
+    W1, b1, W2, b2 = block.squeeze.weight, block.squeeze.bias, block.excite.weight, block.excite.bias
     hidden = [max(sum(float(W1[h, i]) * z[i] for i in range(N)) + float(b1[h]), 0.0) for h in range(len(b1))]
     a = [sum(float(W2[i, h]) * hidden[h] for h in range(len(b1))) + float(b2[i]) for i in range(N)]
     return a if output == "linear" else [1 / (1 + math.exp(-v)) for v in a]
@@ -133,8 +134,8 @@ def scalar_se(block: nn.Module, F: Tensor, output: SEOutput) -> list[float]:  # 
 def test_equations_25_and_26_squeeze_and_excitation(use: str, output: SEOutput) -> None:
     torch.manual_seed(0)
     layer = SEAdaptation(D, N, 2, output) if use == "3-SE" else GlobalSEAdaptation(N, 2, output)
-    layer = layer.double()
-    F = random_rows(9, N, DIM)  # noqa: N806
+    layer = layer.double().requires_grad_(False)
+    F = random_rows(9, N, DIM)
     theirs, attention = [], []
     for r, d in enumerate(ROW_DOMAIN):
         a = scalar_se(layer.own_blocks[d] if isinstance(layer, SEAdaptation) else layer.block, F[r], output)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from isthmus.index.exact import ExactIndex
 from isthmus.losses import sampled_softmax_loss
 
 NUM_ITEMS = 6
@@ -21,21 +22,18 @@ def scalar_case(seed: int) -> tuple[list[list[float]], list[int], list[float]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equation_1_the_loss_is_least_for_the_best_scored_items_first(seed: int) -> None:
-    # S = argTopK f: by eq. 2 and 3, -log s(v | u, d) falls exactly as f rises, so both give one order
-    f, _, _ = scalar_case(seed)
-    zeros = torch.zeros(NUM_ITEMS, dtype=torch.float64)
-    for f_u in f:
-        best_k = sorted(range(NUM_ITEMS), key=lambda v: -f_u[v])[:3]
-        loss = sampled_softmax_loss(
-            torch.tensor([f_u] * NUM_ITEMS, dtype=torch.float64),
-            torch.arange(NUM_ITEMS),
-            zeros,
-            zeros,
-            torch.eye(NUM_ITEMS) > 0,
-            temperature=1.0,
-        )
-        assert loss.topk(3, largest=False).indices.tolist() == best_k
+def test_equation_1_retrieves_the_k_items_of_largest_inner_product(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    users = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    corpus = torch.randn(NUM_ITEMS, 3, generator=generator, dtype=torch.float64)
+    found = ExactIndex(corpus, torch.arange(NUM_ITEMS)).search(users, 4)
+    for u in range(4):
+        f_u = []
+        for v in range(NUM_ITEMS):
+            f_u.append(sum(float(users[u, i]) * float(corpus[v, i]) for i in range(3)))
+        s_u = sorted(range(NUM_ITEMS), key=f_u.__getitem__, reverse=True)[:4]
+        assert found.item_row[u].tolist() == s_u
+        assert found.score[u].tolist() == pytest.approx([f_u[v] for v in s_u], abs=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -26,7 +26,7 @@ def build_ivf(vectors: Tensor, item_row: Tensor, *, eight_bits: bool) -> IVFInde
 
 
 def build_hnsw(vectors: Tensor, item_row: Tensor) -> HNSWIndex:
-    return HNSWIndex.build(vectors, item_row, links_per_item=32, build_breadth=100, search_breadth=200)
+    return HNSWIndex.build(vectors, item_row, links_per_item=32, build_breadth=200, search_breadth=400)
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,12 @@ def test_excluded_items_never_come_back_and_k_is_filled(kind: Kind) -> None:
         expected = set(after[query, skipped : skipped + 50].tolist())
         num_right += len(expected & set(found.item_row[query].tolist()))
     assert num_right / 200 >= kind.recall - 0.1
+
+
+def test_excluding_a_row_that_the_corpus_lacks_leaves_its_neighbours_alone(kind: Kind) -> None:
+    vectors, _ = normal_corpus(64)
+    found = kind.build(vectors, 2 * torch.arange(64)).search(vectors[5:6], 64, bag([[*range(-1, 128, 2), 10**9]]))
+    assert sorted(found.item_row[0].tolist()) == list(range(0, 128, 2))
 
 
 def test_k_above_the_corpus_gives_every_item_and_then_nothing(kind: Kind) -> None:

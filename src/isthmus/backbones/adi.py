@@ -64,11 +64,11 @@ class SharedNetworks(nn.Module):
             return only
         gate = self.gate
 
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, rows: Tensor) -> Tensor:
             alpha: Tensor = gate(indicator(domain))  # one vector a domain, not one a row
-            return alpha.expand(rows.stop - rows.start, -1)
+            return alpha.expand(rows.shape[0], -1)
 
-        weights = by_domain(run, domain_slices, like=x, width=(self.num_shared,))
+        weights = by_domain(run, domain_slices, x, width=(self.num_shared,))
         return mix_experts(torch.stack(outputs, dim=1), weights)
 
 
@@ -122,11 +122,11 @@ class MixtureBottom(nn.Module):
         if not len(self.own_adaptations):
             return x
 
-        def run(domain: int, rows: slice) -> Tensor:
-            y: Tensor = self.own_adaptations[domain](x[rows])
+        def run(domain: int, rows: Tensor) -> Tensor:
+            y: Tensor = self.own_adaptations[domain](rows)
             return y
 
-        return by_domain(run, domain_slices, like=x, width=(self.in_dim,))
+        return by_domain(run, domain_slices, x, width=(self.in_dim,))
 
 
 class ADIBackbone(nn.Module):

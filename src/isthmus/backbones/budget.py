@@ -94,14 +94,9 @@ def _fit(settings: AnyBackboneSettings, *, num_domains: int, in_dim: int, out_di
         return Budgeted(scaled, count_parameters(scaled, num_domains=num_domains, in_dim=in_dim, out_dim=out_dim))
 
     low, high = 0.0, 1.0
-    best = at(low)
-    while (candidate := at(high)).num_parameters <= target:
-        low, high, best = high, 2 * high, candidate
+    while at(high).num_parameters <= target:
+        low, high = high, 2 * high
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        candidate = at(middle)
-        if candidate.num_parameters <= target:
-            low, best = middle, candidate
-        else:
-            high = middle
-    return best
+        low, high = (middle, high) if at(middle).num_parameters <= target else (low, middle)
+    return at(low)

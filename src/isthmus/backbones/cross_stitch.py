@@ -84,10 +84,10 @@ class CrossStitchBackbone(nn.Module):
                 inputs = [stitch(network, features) for network in range(num_networks)]
             features = torch.stack([network(y, domain_slices) for network, y in zip(networks, inputs, strict=True)])
 
-        def own(domain: int, rows: slice) -> Tensor:
-            y: Tensor = self.stitches[-1](domain, features[:, rows])
+        def own(domain: int, *rows: Tensor) -> Tensor:
+            y: Tensor = self.stitches[-1](domain, torch.stack(rows))
             return y
 
-        mixed = by_domain(own, domain_slices, like=x, width=(self.hidden_dim,))
+        mixed = by_domain(own, domain_slices, *features, width=(self.hidden_dim,))
         y: Tensor = self.output(mixed, domain_slices)
         return y

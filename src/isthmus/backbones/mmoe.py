@@ -55,11 +55,11 @@ class MMoEBackbone(nn.Module):
     ) -> Float[Tensor, "batch expert"]:
         """Each row's weight of each expert; a row sums to 1."""
 
-        def run(domain: int, rows: slice) -> Tensor:
-            weights: Tensor = self.own_gates[domain](x[rows])
+        def run(domain: int, rows: Tensor) -> Tensor:
+            weights: Tensor = self.own_gates[domain](rows)
             return weights
 
-        return by_domain(run, domain_slices, like=x, width=(self.num_experts,))
+        return by_domain(run, domain_slices, x, width=(self.num_experts,))
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
         experts = torch.stack([expert(x, domain_slices) for expert in self.experts], dim=1)

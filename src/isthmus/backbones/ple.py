@@ -55,11 +55,11 @@ class PLELevel(nn.Module):
     ) -> Float[Tensor, "batch expert"]:
         """Each row's weight of each expert, specific ones first; a row sums to 1."""
 
-        def run(domain: int, rows: slice) -> Tensor:
-            weights: Tensor = self.own_gates[domain](own[rows])
+        def run(domain: int, rows: Tensor) -> Tensor:
+            weights: Tensor = self.own_gates[domain](rows)
             return weights
 
-        return by_domain(run, domain_slices, like=own, width=(self.num_experts,))
+        return by_domain(run, domain_slices, own, width=(self.num_experts,))
 
     def forward(
         self,

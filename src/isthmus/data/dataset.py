@@ -24,7 +24,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -127,7 +127,7 @@ class Dataset:
         return field.source != "events" and self.schema.tables[field.source].domain is not None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path) -> "Dataset":
         """Open a dataset folder.
 
         Raises:

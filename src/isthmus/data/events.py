@@ -181,8 +181,9 @@ def number_texts(connection: Connection, table: Table, columns: Sequence[str]) -
         distinct = table.select(value=table[column]).filter(lambda t: t.value.notnull()).distinct()
         coded = distinct.mutate(code=ibis.row_number().over(order_by="value").cast("int32"))
         values[column] = connection.create_table(ibis.util.gen_name("values"), coded, temp=True)
-        joined = table.left_join(values[column], table[column] == values[column].value)
-        table = joined.drop(column, "value").rename({column: "code"})
+        right = values[column].select(isthmus_value="value", isthmus_code="code")
+        joined = table.left_join(right, table[column] == right.isthmus_value)
+        table = joined.drop(column, "isthmus_value").rename({column: "isthmus_code"})
     return table, values
 
 
@@ -198,7 +199,7 @@ def raw_column(rows: pa.ChunkedArray, values: Table | None) -> RawColumn:
     return Coded(to_numpy(rows, np.int32, missing=-1), value_texts(values))
 
 
-def to_numpy(rows: pa.ChunkedArray, dtype: type[np.generic], missing: float | None = None) -> np.ndarray:
+def to_numpy(rows: pa.ChunkedArray, dtype: type[np.generic], missing: int | float | None = None) -> np.ndarray:
     """A pulled column as an array of one type, `missing` where it has no value."""
     if missing is not None:
         rows = rows.fill_null(missing)

@@ -86,7 +86,13 @@ def latest_lines(schema: Schema, field: FieldSpec, events: EventTable, side: Sid
 
 
 def table_lines(
-    connection: Connection, schema: Schema, name: str, fields: Sequence[FieldSpec], folder: Path, side: Side, train: Taken
+    connection: Connection,
+    schema: Schema,
+    name: str,
+    fields: Sequence[FieldSpec],
+    folder: Path,
+    side: Side,
+    train: Taken,
 ) -> list[Lines]:
     """The fields of one feature table, a line a vocabulary row, in a block a domain where the table has domains.
 

@@ -87,11 +87,13 @@ class HistorySpan:
     Attributes:
         start, end: places in the history's columns.
         target: the row's own item, left out of its history; -1: nothing to leave out.
+        before: the time that all must lie before; None: start and end have seen to it.
     """
 
     start: Rows
     end: Rows
     target: Rows
+    before: Column | None = None
 
 
 class HistoryReader:
@@ -117,6 +119,8 @@ class HistoryReader:
         target = np.asarray(events.item_row[rows], dtype=np.int64)
         if self.time is None or events.time is None:
             return HistorySpan(span.start, span.end, target if split == "train" else span.target)
+        if split == "test":  # users' last positives as held-out rows: validation may be older than training
+            return HistorySpan(span.start, span.end, span.target, np.asarray(events.time[rows]))
         return HistorySpan(span.start, first_not_before(self.time, span, events.time[rows]), span.target)
 
     def lists(self, span: HistorySpan, row_domain: Rows | None, max_length: int | None = None) -> tuple[Column, Rows]:
@@ -127,6 +131,12 @@ class HistoryReader:
         if row_domain is not None:
             value_domain, _ = gather_lists(self.domain, span.start, span.end)
             keep &= value_domain == np.repeat(row_domain, lengths)
+        if span.before is not None:
+            assert self.time is not None
+            time, _ = gather_lists(self.time, span.start, span.end)
+            keep &= time < np.repeat(span.before, lengths)
+            order = np.lexsort((time, np.repeat(np.arange(len(lengths)), lengths)))
+            values, keep = values[order], keep[order]
         values, offsets = keep_values(values, offsets, keep)
         if max_length is None or int(np.diff(offsets).max(initial=0)) <= max_length:
             return values, offsets

@@ -36,9 +36,7 @@ def build_vocabularies(lines: Sequence[Lines], ids: Mapping[str, Vocabulary]) ->
     return {**ids, **{name: vocabulary_of(parts) for name, parts in texts.items()}}
 
 
-def encode(
-    line: Lines, vocabularies: Mapping[str, Vocabulary], log: Path
-) -> tuple[np.ndarray | Lists, Spread | None]:
+def encode(line: Lines, vocabularies: Mapping[str, Vocabulary], log: Path) -> tuple[np.ndarray | Lists, Spread | None]:
     """A field's stored column, and of a number field the mean and spread that it was standardised with.
 
     An unseen or missing value is row 0; in a list it is left out.
@@ -52,7 +50,8 @@ def encode(
             return _encode_lists(line, line.raw, vocabulary), None
         # One place more, so that both kinds of -1 (no row, no value) find row 0.
         row_of_code = np.append(vocabulary.rows(line.raw.values), 0).astype(np.int32)
-        return row_of_code[np.append(line.raw.codes, -1)[line.place]], None
+        rows: Column = row_of_code[np.append(line.raw.codes, -1)[line.place]]
+        return rows, None
     values = np.append(line.raw, np.nan)[line.place]
     missing = np.isnan(values) & line.is_training
     if line.field.missing == "error" and missing.any():
@@ -100,7 +99,8 @@ def _encode_lists(line: Lines, raw: Coded, vocabulary: Vocabulary) -> Lists:
 def take(column: Column | Lists, rows: Int[np.ndarray, " row"]) -> Column | Lists:
     """Some rows of a column, in their order."""
     if not isinstance(column, Lists):
-        return column[rows]
+        taken: Column = column[rows]
+        return taken
     sizes = np.diff(column.offsets)[rows]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     index = np.repeat(column.offsets[:-1][rows] - offsets[:-1], sizes) + np.arange(offsets[-1])

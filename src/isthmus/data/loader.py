@@ -35,7 +35,8 @@ class RetrievalLoader:
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RetrievalBatch]:
         """The batches of an epoch from `first_step` on."""
         plan = self._plan(epoch)
-        for step in range(first_step, self.num_steps):
+        filled = [step for step in range(self.num_steps) if any(len(chunks[step]) for chunks in plan)]
+        for step in filled[first_step:]:  # domains of few rows in small batches can leave a step without any
             parts = [chunks[step] for chunks in plan]
             yield self.batch(np.concatenate(parts), DomainSlices.from_counts([len(part) for part in parts]))
 

@@ -26,7 +26,7 @@ from isthmus.data.splits import (
     split_last_out,
 )
 from isthmus.data.statistics import count_items
-from isthmus.data.tables import connect
+from isthmus.data.tables import Connection, connect
 from isthmus.data.vocabularies import Vocabulary, row_of_code
 from isthmus.data.write import DatasetFiles, new_folder
 from isthmus.errors import InputError
@@ -44,13 +44,15 @@ def prepare(log: Path, out: Path) -> Dataset:
             dataset, or the disk is full; the message names it and the remedy.
     """
     schema = read_schema(log)
-    with new_folder(out, may_replace=lambda folder: (folder / "manifest.json").is_file()) as folder:
-        _write(schema, log, folder)
+    with (
+        new_folder(out, may_replace=lambda folder: (folder / "manifest.json").is_file()) as folder,
+        connect() as connection,
+    ):
+        _write(connection, schema, log, folder)
     return Dataset.open(out)
 
 
-def _write(schema: Schema, log: Path, folder: Path) -> None:
-    connection = connect()
+def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> None:
     everything = read_events(connection, schema, log.parent)
     distinct = everything.select(drop_repeats(everything.taken, everything.given))
     split = split_events(schema, distinct, log)

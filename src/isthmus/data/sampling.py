@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Literal
 
 import numpy as np
@@ -15,16 +16,17 @@ from isthmus.data.features import FeatureReader
 from isthmus.domains import DomainSlices
 
 Negatives = Literal["full", "uniform", "popularity", "in_batch", "mixed"]
+PositiveWeight = Literal["letter", "expected"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The items that a domain may show, and how often training took each of them there.
+    """The items that a domain may show, and how often training took each of them there, once at the least.
 
     Attributes:
         item_row: ascending.
         cumulative_count: running sum of the counts, from which popularity draws.
-        log_popularity: log of the item's share of the domain's training positives; minus infinity at no count.
+        log_popularity: log of the item's share of the domain's training positives.
     """
 
     item_row: Int[Tensor, " corpus"]
@@ -41,8 +43,9 @@ def read_corpora(dataset: Dataset) -> list[Corpus]:
     corpora = []
     for domain in range(dataset.num_domains):
         item_row = torch.from_numpy(dataset.corpus(domain))
-        count = torch.from_numpy(np.asarray(dataset.item_count[domain]))[item_row]
-        log_popularity = count.double().log() - count.sum().clamp(min=1).double().log()
+        # An item that only the corpus's other domains took counts once: Q = 0 has no log, and pseudo-labels need one.
+        count = torch.from_numpy(np.asarray(dataset.item_count[domain]))[item_row].clamp(min=1)
+        log_popularity = count.double().log() - count.sum().double().log()
         corpora.append(Corpus(item_row, count.cumsum(0), log_popularity))
     return corpora
 
@@ -54,14 +57,19 @@ class Draw:
     places: Int[Tensor, " drawn"]
     log_q: Float[Tensor, " corpus"] | float
 
-    @property
-    def log_num_draws(self) -> float:
-        return float(np.log(self.places.numel()))
-
     def log_q_at(self, places: Int[Tensor, " place"]) -> Float[Tensor, " place"]:
         if isinstance(self.log_q, float):
             return torch.full(places.shape, self.log_q, dtype=torch.float64)
         return self.log_q[places]
+
+    def log_weight_of_positive(self, positive: Int[Tensor, " batch"], kind: PositiveWeight) -> Float[Tensor, " batch"]:
+        """How a positive stands in the denominator: by eq. 4 to the letter, or as often as the draws should hold it."""
+        match kind:
+            case "letter":
+                return -self.log_q_at(positive)
+            case "expected":
+                is_whole_corpus = isinstance(self.log_q, float) and self.log_q == 0.0
+                return torch.full(positive.shape, 0.0 if is_whole_corpus else log(self.places.numel()))
 
 
 def draw(
@@ -123,13 +131,21 @@ class Positives:
 class CandidateSampler:
     """Builds the block of items that a step scores its rows against, each domain from its own corpus."""
 
-    def __init__(self, dataset: Dataset, negatives: Negatives, count: int, fields: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        negatives: Negatives,
+        count: int,
+        fields: Sequence[str] | None,
+        positive_weight: PositiveWeight = "letter",
+    ) -> None:
         if count < 1:
             raise ValueError(f"the number of negatives must be 1 or more, got {count}")
         self.corpora = read_corpora(dataset)
         self.reader = FeatureReader(dataset, "item", fields)
         self.negatives = negatives
         self.count = count
+        self.positive_weight = positive_weight
 
     def is_in_corpus(self, domain: int, item_row: Int[Tensor, " item"]) -> Bool[Tensor, " item"]:
         """Whether a domain may show each item."""
@@ -158,7 +174,7 @@ class CandidateSampler:
             rows.append(corpus.item_row[places])
             log_weights.append(times.double().log() - drawn.log_q_at(places))
             columns.append(column[drawn.places.numel() :])
-            positive_weights.append(-drawn.log_q_at(positive))
+            positive_weights.append(drawn.log_weight_of_positive(positive, self.positive_weight))
         item_row = torch.cat(rows)
         slices = DomainSlices.from_counts(counts)
         block = ItemBlock(self.item_features(item_row, slices), item_row, torch.cat(log_weights).float(), slices)

@@ -134,9 +134,14 @@ class Source:
                 )
 
 
-def connect() -> Connection:
+@contextmanager
+def connect() -> Iterator[Connection]:
     """A DuckDB of its own in memory, which spills to the temporary folder when memory is short."""
-    return ibis.duckdb.connect(temp_directory=str(Path(tempfile.gettempdir()) / f"isthmus-duckdb-{os.getpid()}"))
+    connection = ibis.duckdb.connect(temp_directory=str(Path(tempfile.gettempdir()) / f"isthmus-duckdb-{os.getpid()}"))
+    try:
+        yield connection
+    finally:
+        connection.disconnect()
 
 
 def open_source(connection: Connection, names: Sequence[str], folder: Path, key: str) -> Source:

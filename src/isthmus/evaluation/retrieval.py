@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from isthmus.metrics import NEVER_RANKED, ndcg_at_k, rank_of_positive, recall_at
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Scores the whole corpus of a domain for rows of one split."""
 

@@ -1,5 +1,6 @@
 """Approximate search in an inverted file: only the lists nearest to the query are read."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,17 @@ class IVFIndex:
         num_probes, num_lists = self.inverted_file.nprobe, self.inverted_file.nlist
         unfilled = np.arange(len(vectors))
         while len(unfilled):
-            score[unfilled], column[unfilled] = filtered_search(
-                self.inverted_file,
-                vectors[unfilled],
-                num_found,
-                [exclusions[query] for query in unfilled.tolist()],
-                lambda selector, _, num_probes=num_probes: faiss.SearchParametersIVF(nprobe=num_probes, sel=selector),
-            )
+            left_out = [exclusions[query] for query in unfilled.tolist()]
+            parameters = partial(_parameters, num_probes=num_probes)
+            found = filtered_search(self.inverted_file, vectors[unfilled], num_found, left_out, parameters)
+            score[unfilled], column[unfilled] = found
             if num_probes == num_lists:
                 break
             num_probes = min(2 * num_probes, num_lists)
             unfilled = unfilled[(column[unfilled] == -1).any(axis=1)]
         score[column == -1] = -np.inf
-        found = best_first(torch.from_numpy(column), torch.from_numpy(score), self.item_row, k)
-        return Neighbours(found.item_row.to(queries.device), found.score.to(queries))
+        best = best_first(torch.from_numpy(column), torch.from_numpy(score), self.item_row, k)
+        return Neighbours(best.item_row.to(queries.device), best.score.to(queries))
 
     def save(self, folder: Path) -> None:
         """Writes `inverted_file.faiss` and `item_row.npy`."""
@@ -105,3 +103,7 @@ class IVFIndex:
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
         inverted_file = faiss.read_index(str(folder / "inverted_file.faiss"), flags)
         return cls(inverted_file, torch.from_numpy(np.load(folder / "item_row.npy")))
+
+
+def _parameters(selector: Any, num_excluded: int, *, num_probes: int) -> Any:
+    return faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)

@@ -37,11 +37,11 @@ class DomainLinear(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        def run(domain: int, rows: slice) -> Tensor:
-            y: Tensor = self.own_layers[domain](x[rows])
+        def run(domain: int, rows: Tensor) -> Tensor:
+            y: Tensor = self.own_layers[domain](rows)
             return y
 
-        return by_domain(run, domain_slices, like=x, width=(self.out_dim,))
+        return by_domain(run, domain_slices, x, width=(self.out_dim,))
 
 
 class StarLinear(nn.Module):
@@ -64,8 +64,8 @@ class StarLinear(nn.Module):
         self.own_biases = nn.ParameterList(nn.Parameter(torch.zeros(out_dim)) for _ in range(num_domains))
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, rows: Tensor) -> Tensor:
             weight = self.shared.weight * self.own_factors[domain]
-            return functional.linear(x[rows], weight, self.shared.bias + self.own_biases[domain])
+            return functional.linear(rows, weight, self.shared.bias + self.own_biases[domain])
 
-        return by_domain(run, domain_slices, like=x, width=(self.out_dim,))
+        return by_domain(run, domain_slices, x, width=(self.out_dim,))

@@ -68,12 +68,12 @@ class DomainBatchNorm(nn.Module):
         self.own_norms = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(num_domains))
 
     def forward(self, x: Float[Tensor, "batch dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, rows: Tensor) -> Tensor:
             norm = self.own_norms[domain]
             assert isinstance(norm, nn.BatchNorm1d)
-            return _normalise(norm, x[rows])
+            return _normalise(norm, rows)
 
-        return by_domain(run, domain_slices, like=x, width=(self.dim,))
+        return by_domain(run, domain_slices, x, width=(self.dim,))
 
 
 class PartitionedNorm(nn.Module):
@@ -94,14 +94,14 @@ class PartitionedNorm(nn.Module):
         self.own_shifts = nn.ParameterList(nn.Parameter(torch.zeros(dim)) for _ in range(num_domains))
 
     def forward(self, x: Float[Tensor, "batch dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, rows: Tensor) -> Tensor:
             norm = self.own_norms[domain]
             assert isinstance(norm, nn.BatchNorm1d)
             scale: Tensor = self.shared_scale * self.own_scales[domain]
             shift: Tensor = self.shared_shift + self.own_shifts[domain]
-            return _normalise(norm, x[rows]) * scale + shift
+            return _normalise(norm, rows) * scale + shift
 
-        return by_domain(run, domain_slices, like=x, width=(self.dim,))
+        return by_domain(run, domain_slices, x, width=(self.dim,))
 
 
 class NoNorm(nn.Module):

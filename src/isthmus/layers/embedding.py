@@ -37,7 +37,9 @@ class FieldEmbedding(nn.Module):
         tables_by_domain: bool = False,
     ) -> None:
         super().__init__()
-        self.tables = nn.ModuleDict({name: tables[name] for name in dict.fromkeys((*categorical, *bags))})
+        # By place: a declared name, such as "type" or "item.brand", may be none that a module can have.
+        self.table_names = tuple(dict.fromkeys((*categorical, *bags)))
+        self.tables = nn.ModuleList(tables[name] for name in self.table_names)
         self.categorical, self.bags, self.num_numbers = tuple(categorical), tuple(bags), num_numbers
         self.num_fields = len(self.categorical) + len(self.bags) + num_numbers
         self.dim = dim
@@ -69,7 +71,7 @@ class FieldEmbedding(nn.Module):
         return embedded.masked_fill(~self.present[domain].unsqueeze(-1), 0.0)
 
     def _table(self, name: str) -> nn.Embedding:
-        table = self.tables[name]
+        table = self.tables[self.table_names.index(name)]
         assert isinstance(table, nn.Embedding)
         return table
 

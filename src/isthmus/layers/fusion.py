@@ -36,13 +36,13 @@ class ConcatFusion(nn.Module):
         indicator: DomainIndicator,
         domain_slices: DomainSlices,
     ) -> Float[Tensor, "batch fused"]:
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, specific: Tensor, shared: Tensor) -> Tensor:
             f_domain = indicator(domain)
-            gated_specific = self.own_specific_gates[domain](f_domain).sigmoid() * specific[rows]
-            gated_shared = self.own_shared_gates[domain](f_domain).sigmoid() * shared[rows]
+            gated_specific = self.own_specific_gates[domain](f_domain).sigmoid() * specific
+            gated_shared = self.own_shared_gates[domain](f_domain).sigmoid() * shared
             return torch.cat((gated_specific, gated_specific * gated_shared, gated_shared), dim=1)
 
-        return by_domain(run, domain_slices, like=specific, width=(self.out_dim,))
+        return by_domain(run, domain_slices, specific, shared, width=(self.out_dim,))
 
 
 class SumFusion(nn.Module):
@@ -67,9 +67,9 @@ class SumFusion(nn.Module):
         indicator: DomainIndicator,
         domain_slices: DomainSlices,
     ) -> Float[Tensor, "batch fused"]:
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, specific: Tensor, shared: Tensor) -> Tensor:
             weight = (self.own_gates[domain](indicator(domain)) + self.shared_bias).sigmoid()
-            mixed: Tensor = weight * specific[rows] + (1 - weight) * shared[rows]
+            mixed: Tensor = weight * specific + (1 - weight) * shared
             return mixed
 
-        return by_domain(run, domain_slices, like=specific, width=(self.out_dim,))
+        return by_domain(run, domain_slices, specific, shared, width=(self.out_dim,))

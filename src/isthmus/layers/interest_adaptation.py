@@ -41,11 +41,11 @@ class LinearAdaptation(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch field dim"], domain_slices: DomainSlices
     ) -> Float[Tensor, "batch field dim"]:
-        def run(domain: int, rows: slice) -> Tensor:
-            y: Tensor = self.own_scales[domain] * x[rows] + self.own_shifts[domain]
+        def run(domain: int, rows: Tensor) -> Tensor:
+            y: Tensor = self.own_scales[domain] * rows + self.own_shifts[domain]
             return y
 
-        return by_domain(run, domain_slices, like=x, width=self.shape)
+        return by_domain(run, domain_slices, x, width=self.shape)
 
 
 class VanillaAttention(nn.Module):
@@ -64,10 +64,10 @@ class VanillaAttention(nn.Module):
     def weights(self, x: Float[Tensor, "batch field dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch field"]:
         """Each row's weight of each field, in 0..1."""
 
-        def run(domain: int, rows: slice) -> Tensor:
-            return torch.einsum("bfd,fd->bf", x[rows], self.own_queries[domain]).sigmoid()
+        def run(domain: int, rows: Tensor) -> Tensor:
+            return torch.einsum("bfd,fd->bf", rows, self.own_queries[domain]).sigmoid()
 
-        return by_domain(run, domain_slices, like=x, width=(self.num_fields,))
+        return by_domain(run, domain_slices, x, width=(self.num_fields,))
 
     def forward(
         self, x: Float[Tensor, "batch field dim"], domain_slices: DomainSlices
@@ -116,11 +116,11 @@ class SEAdaptation(nn.Module):
     def weights(self, x: Float[Tensor, "batch field dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch field"]:
         """Each row's weight of each field; in 0..1 with the sigmoid."""
 
-        def run(domain: int, rows: slice) -> Tensor:
-            weights: Tensor = self.own_blocks[domain](x[rows])
+        def run(domain: int, rows: Tensor) -> Tensor:
+            weights: Tensor = self.own_blocks[domain](rows)
             return weights
 
-        return by_domain(run, domain_slices, like=x, width=(self.num_fields,))
+        return by_domain(run, domain_slices, x, width=(self.num_fields,))
 
     def forward(
         self, x: Float[Tensor, "batch field dim"], domain_slices: DomainSlices

@@ -72,12 +72,12 @@ class DomainMLP(nn.Module):
         self.own_networks = nn.ModuleList(MLP(in_dim, hidden_dims, norm, dropout) for _ in range(num_domains))
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        def run(domain: int, rows: slice) -> Tensor:
+        def run(domain: int, rows: Tensor) -> Tensor:
             # Within a domain's own network there is one domain.
-            y: Tensor = self.own_networks[domain](x[rows], DomainSlices((0, rows.stop - rows.start)))
+            y: Tensor = self.own_networks[domain](rows, DomainSlices((0, rows.shape[0])))
             return y
 
-        return by_domain(run, domain_slices, like=x, width=(self.out_dim,))
+        return by_domain(run, domain_slices, x, width=(self.out_dim,))
 
 
 class StarMLP(nn.Module):

@@ -10,10 +10,9 @@ from isthmus.domains import DomainSlices
 
 
 def by_domain(
-    run: Callable[[int, slice], Tensor],
+    run: Callable[..., Tensor],
     domain_slices: DomainSlices,
-    *,
-    like: Float[Tensor, "batch ..."],
+    *inputs: Float[Tensor, "batch ..."],
     width: tuple[int, ...],
 ) -> Float[Tensor, "batch ..."]:
     """What `run` gives for each domain that has rows, one below the other: the order of the batch.
@@ -22,12 +21,16 @@ def by_domain(
     parameters get no gradient (None, not zero) and so no optimizer moves them.
 
     Args:
-        run: takes a domain and its rows; gives one row of `width` for each.
-        like: the input, for its number of rows, type and device.
+        run: takes a domain and that domain's rows of each input; gives as many rows, each of shape `width`.
+        inputs: one or more; the first one's type and device are those of an empty result.
         width: shape of one row of the result, for a batch without rows.
     """
-    assert like.shape[0] == domain_slices.num_rows, f"{like.shape[0]} rows, {domain_slices.num_rows} in slices"
-    parts = [run(domain, rows) for domain, rows in domain_slices]
-    if not parts:
-        return like.new_empty((0, *width))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    for x in inputs:
+        assert x.shape[0] == domain_slices.num_rows, f"{x.shape[0]} rows, {domain_slices.num_rows} in slices"
+    if domain_slices.num_rows == 0:
+        return inputs[0].new_empty((0, *width))
+    # Split, not sliced: the gradient of a slice is a tensor of the whole batch, D times over; that of a split is one.
+    counts = list(domain_slices.counts)
+    parts = zip(*(torch.split(x, counts) for x in inputs), strict=True)
+    outputs = [run(domain, *part) for domain, part in enumerate(parts) if counts[domain]]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

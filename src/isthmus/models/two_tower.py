@@ -48,8 +48,8 @@ class TwoTowerSettings(BaseModel):
     domain_indicator: bool = False
     tables_by_domain: bool = False
     item_bias: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
-    initial_std: float = Field(0.01, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    initial_std: float = Field(default=0.01, gt=0)
 
     @model_validator(mode="after")
     def parts_fit(self) -> "TwoTowerSettings":

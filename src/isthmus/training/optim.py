@@ -51,8 +51,9 @@ class RowAdamW(torch.optim.Optimizer):
         state["num_steps"].index_copy_(0, rows, num_steps)
         state["first"].index_copy_(0, rows, first)
         state["second"].index_copy_(0, rows, second)
-        step_size = (group["lr"] / (1 - beta1**num_steps)).unsqueeze(1)
-        scale = (1 - beta2**num_steps).sqrt_().unsqueeze(1)
+        counts = num_steps.double().unsqueeze(1)  # in single precision 1 - 0.999 loses four digits
+        step_size = (group["lr"] / (1 - beta1**counts)).to(values.dtype)
+        scale = (1 - beta2**counts).sqrt_().to(values.dtype)
         denominator = second.sqrt_().div_(scale).add_(group["eps"])
         weight = parameter.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
         weight.sub_(first.div_(denominator).mul_(step_size))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from isthmus.batch import Bag, RetrievalBatch
 from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RetrievalLoader
-from isthmus.data.sampling import CandidateSampler, Negatives
+from isthmus.data.sampling import CandidateSampler, Negatives, PositiveWeight
 from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
 from isthmus.losses import sampled_softmax_loss
 from isthmus.metrics import domain_means, macro_mean
@@ -35,6 +35,7 @@ class TrainingSettings(BaseModel):
         as the draws hold it in expectation.
     temperature: divides the score.
     learning_rate, weight_decay: of the embedding tables; `network_*`: of everything else.
+    schedule: `linear` lets the learning rates fall to zero, step by step, over all `epochs`.
     patience: epochs without a better validation value before training stops.
     """
 
@@ -42,16 +43,17 @@ class TrainingSettings(BaseModel):
 
     seed: int = Field(ge=0)
     epochs: int = Field(ge=1)
-    batch_size: int = Field(2048, ge=2)
+    batch_size: int = Field(default=2048, ge=2)
     negatives: Negatives = "uniform"
-    num_negatives: int = Field(2048, ge=1)
-    positive_weight: Literal["letter", "expected"] = "letter"
-    temperature: float = Field(1.0, gt=0)
-    learning_rate: float = Field(4e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    network_learning_rate: float = Field(1e-3, gt=0)
-    network_weight_decay: float = Field(0.0, ge=0)
-    patience: int = Field(3, ge=1)
+    num_negatives: int = Field(default=2048, ge=1)
+    positive_weight: PositiveWeight = "letter"
+    temperature: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    network_learning_rate: float = Field(default=1e-3, gt=0)
+    network_weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "linear"] = "constant"
+    patience: int = Field(default=3, ge=1)
     self_training: SelfTrainingSettings | None = None
 
 
@@ -107,8 +109,11 @@ def _train(
 ) -> list[EpochReport]:
     names = dataset.schema.domain_names
     loader = RetrievalLoader(dataset, batch_size=settings.batch_size, seed=settings.seed, fields=model_settings.fields)
-    sampler = CandidateSampler(dataset, settings.negatives, settings.num_negatives, model_settings.fields)
+    sampler = CandidateSampler(
+        dataset, settings.negatives, settings.num_negatives, model_settings.fields, settings.positive_weight
+    )
     tables, networks = split_parameters(model)
+    rates = (settings.learning_rate, settings.network_learning_rate)
     optimizers: list[torch.optim.Optimizer] = [
         RowAdamW(tables, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     ]
@@ -128,7 +133,7 @@ def _train(
             total=loader.num_rows, desc=f"epoch {epoch + 1}", unit="row", unit_scale=True, disable=not show_progress
         )
         model.train()
-        for host_batch in loader.epoch(epoch):
+        for step, host_batch in enumerate(loader.epoch(epoch), start=epoch * loader.num_steps):
             batch = host_batch.to(device)
             loss = retrieval_loss(model, batch, sampler, generator, settings)
             objective = loss.mean()
@@ -137,8 +142,11 @@ def _train(
                 if pseudo is not None:
                     pseudo_loss = retrieval_loss(model, pseudo, sampler, generator, settings)
                     objective = objective + pseudo_loss.sum() / loss.numel()
-            for optimizer in optimizers:
+            for optimizer, rate in zip(optimizers, rates, strict=False):
                 optimizer.zero_grad(set_to_none=True)
+                optimizer.param_groups[0]["lr"] = rate * rate_factor(
+                    settings, step / (settings.epochs * loader.num_steps)
+                )
             torch.autograd.backward(objective)
             for optimizer in optimizers:
                 optimizer.step()
@@ -184,11 +192,13 @@ def retrieval_loss(
     user = model.encode_user(batch.user, batch.domain_slices)
     item = model.encode_item(block.item, block.item_row, block.domain_slices)
     losses = []
+    # split, not slices: a slice's gradient is a matrix of zeros as tall as the batch, one a domain
+    users, items = user.split(batch.domain_slices.counts), item.split(block.domain_slices.counts)
     for domain, rows in batch.domain_slices:
         columns = block.domain_slices[domain]
         losses.append(
             sampled_softmax_loss(
-                model.score(user[rows], item[columns]),
+                model.score(users[domain], items[domain]),
                 positives.column[rows],
                 block.log_weight[columns],
                 positives.log_weight[rows],
@@ -216,3 +226,12 @@ def selection_value(valid: dict[str, float]) -> float:
 def is_finished(reports: list[EpochReport], patience: int) -> bool:
     """Whether the last `patience` epochs brought nothing better."""
     return len(reports) > patience and not any(report.is_best for report in reports[-patience:])
+
+
+def rate_factor(settings: TrainingSettings, progress: float) -> float:
+    """What the learning rates are multiplied by at this share of all steps."""
+    match settings.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - progress

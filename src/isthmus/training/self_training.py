@@ -22,8 +22,8 @@ class SelfTrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    share: float = Field(0.05, ge=0, le=1)
-    share_growth: float = Field(0.05, ge=0, le=1)
+    share: float = Field(default=0.05, ge=0, le=1)
+    share_growth: float = Field(default=0.05, ge=0, le=1)
 
     def share_at(self, epoch: int) -> float:
         return min(1.0, self.share + epoch * self.share_growth)

@@ -1,8 +1,8 @@
 """The WSDM Cup 2022 cross-market data (XMRec): its native files to a log and its declaration.
 
 A market is a domain. `train_5core.tsv` holds a market's purchases (userId, itemId, rating; header), `valid_qrel.tsv`
-one held-out purchase a user, `valid_run.tsv` the 100 items that the purchase is searched among (user, tab, items joined by
-commas; no header). ADI's positives are the five-star rows; in these files every rating is 1, so every row is one.
+one held-out purchase a user, `valid_run.tsv` the 100 items that the purchase is searched among (user, tab, items joined
+by commas; no header). ADI's positives are the five-star rows; in these files every rating is 1, so every row is one.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,247 @@
+"""The command line: one verb a step of the way from logs to recommendations.
+
+Exit codes: 0 done, 1 an audit found something wrong, 2 something the user can put right, 130 interrupted.
+"""
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
+
+import isthmus
+from isthmus.errors import InputError, did_you_mean
+
+VERBS = {
+    "ingest": "turn a public data set's own files into a log and its declaration",
+    "init": "draft the declaration (YAML) of your own log",
+    "prepare": "make a dataset folder from a declared log",
+    "audit": "check a dataset: intact, and nothing held out leaks into training",
+    "describe": "count a dataset's users, items and rows by domain, and their overlaps",
+    "train": "train a model on a dataset, in a run folder",
+    "evaluate": "rank a run's held-out positives: metrics by domain, with intervals",
+    "compare": "compare two runs on the same held-out positives, by paired tests",
+    "recommend": "the best items of a domain for a user, or for all users into a file",
+    "reproduce": "make a published table again",
+    "demo": "run everything once",
+}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; gives the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _refuse_unknown_verb(words)
+        return run_verb(parser().parse_args(words))
+    except InputError as error:
+        return _fail(str(error))
+    except ValidationError as error:
+        return _fail("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+    except BrokenPipeError:
+        # The reader of our output has left (`isthmus ... | head`): nothing more to say, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail("no space left on the disk; free some and run the same command again")
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        _fail("interrupted")
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their arguments."""
+    top = argparse.ArgumentParser(prog="isthmus", description="Multi-domain recommendation, from logs to items.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verb = {name: verbs.add_parser(name, help=text, description=text.capitalize()) for name, text in VERBS.items()}
+
+    _path(verb["ingest"], "source", "the folder with the data set's own files")
+    _path(verb["ingest"], "out", "the folder to make")
+    verb["ingest"].add_argument("--name", default="xmrec", help="which data set (default: xmrec)")
+    verb["ingest"].add_argument(
+        "--seed", type=int, default=0, help="of what the data set leaves to chance (default: 0)"
+    )
+
+    verb["init"].add_argument("logs", type=Path, nargs="+", metavar="LOG", help="files of the log: Parquet, CSV or TSV")
+    verb["init"].add_argument("--out", type=Path, metavar="FILE", help="write the YAML there, not to the terminal")
+
+    _path(verb["prepare"], "log", "the declaration (YAML) of the log")
+    _path(verb["prepare"], "out", "the dataset folder to make")
+    _path(verb["audit"], "dataset", "a dataset folder")
+    _path(verb["describe"], "dataset", "a dataset folder")
+
+    _path(verb["train"], "dataset", "a dataset folder")
+    _path(verb["train"], "run", "the run folder: new, or one to go on with")
+    verb["train"].add_argument(
+        "--settings", type=Path, metavar="FILE", help="settings (YAML); without it, the defaults"
+    )
+    verb["train"].add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="single settings, such as training.epochs=3",
+    )
+    _device(verb["train"])
+    verb["train"].add_argument("--quiet", action="store_true", help="no progress bar")
+
+    _path(verb["evaluate"], "run", "a run folder")
+    _split(verb["evaluate"])
+    _dataset(verb["evaluate"])
+    _device(verb["evaluate"])
+    _json(verb["evaluate"])
+
+    _path(verb["compare"], "a", "a run folder, or a result file of one")
+    _path(verb["compare"], "b", "another")
+    _split(verb["compare"])
+    _json(verb["compare"])
+
+    _path(verb["recommend"], "run", "a run folder")
+    verb["recommend"].add_argument("--domain", help="a declared domain; needed save with --all")
+    who = verb["recommend"].add_mutually_exclusive_group()
+    who.add_argument("--user", help="the id of a user")
+    who.add_argument("--history", nargs="+", metavar="ITEM", help="ids of items, the latest last, in place of a user")
+    who.add_argument("--all", action="store_true", help="every user whom the model knows something of")
+    verb["recommend"].add_argument("-k", type=int, default=10, help="how many items (default: 10)")
+    verb["recommend"].add_argument("--out", type=Path, metavar="FILE", help="with --all: the Parquet file to write")
+    _dataset(verb["recommend"])
+    _device(verb["recommend"])
+    _json(verb["recommend"])
+
+    verb["reproduce"].add_argument("name", help="what: adi-table-3")
+    verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
+    verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
+    verb["reproduce"].add_argument("--seeds", type=int, default=5, help="how many seeds (default: 5)")
+    verb["reproduce"].add_argument(
+        "--quick", action="store_true", help="a smaller version that only shows that it runs"
+    )
+
+    verb["demo"].add_argument("--data", type=Path, help="a folder of public data sets; without it, simulated data only")
+    verb["demo"].add_argument("--out", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")
+    return top
+
+
+def run_verb(given: argparse.Namespace) -> int:
+    """Run the chosen verb and print what it gives."""
+    match given.verb:
+        case "ingest":
+            log = isthmus.ingest(given.name, given.source, given.out, seed=given.seed)
+            print(f"{log}: written; next: isthmus prepare {log} DATASET")
+        case "init":
+            _init(given.logs, given.out)
+        case "prepare":
+            dataset = isthmus.prepare(given.log, given.out)
+            print(isthmus.describe(dataset.path).to_markdown())
+            print(f"\n{given.out}: prepared; next: isthmus train {given.out} RUN")
+        case "audit":
+            findings = isthmus.audit(given.dataset)
+            for finding in findings:
+                print(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.check}: {finding.detail}")
+            return 0 if all(finding.ok for finding in findings) else 1
+        case "describe":
+            print(isthmus.describe(given.dataset).to_markdown())
+        case "train":
+            isthmus.train(
+                given.dataset,
+                given.run,
+                given.settings,
+                overrides=given.overrides,
+                device=given.device,
+                show_progress=not given.quiet and sys.stderr.isatty(),
+            )
+            print(f"{given.run}: see {given.run / 'report.md'}; next: isthmus evaluate {given.run}")
+        case "evaluate":
+            summary = isthmus.evaluate(given.run, given.split, dataset=given.dataset, device=given.device)
+            print(json.dumps(summary.to_dict(), indent=1) if given.json else summary.to_markdown())
+        case "compare":
+            comparison = isthmus.compare(given.a, given.b, given.split)
+            print(json.dumps(comparison.to_dict(), indent=1) if given.json else comparison.to_markdown())
+        case "recommend":
+            _recommend(given)
+        case "reproduce":
+            report = isthmus.reproduce(given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick)
+            print(f"{report}: written")
+        case "demo":
+            isthmus.demo(given.data, given.out)
+        case other:
+            raise AssertionError(other)
+    return 0
+
+
+def _init(logs: list[Path], out: Path | None) -> None:
+    text, doubts = isthmus.init(logs)
+    for doubt in doubts:
+        print(f"isthmus: check: {doubt}", file=sys.stderr)
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise InputError(f"{out}: exists already; give another path or move it away")
+    out.write_text(text, encoding="utf-8")
+    print(f"{out}: written; read it, then: isthmus prepare {out} DATASET")
+
+
+def _recommend(given: argparse.Namespace) -> None:
+    run = isthmus.open_run(given.run, dataset=given.dataset, device=given.device)
+    if given.all:
+        if given.out is None:
+            raise InputError("recommend --all: say with --out FILE where the Parquet file goes")
+        num_rows = run.recommend_all(given.out, k=given.k, domain=given.domain)
+        print(f"{given.out}: {num_rows} rows written")
+        return
+    if given.out is not None:
+        raise InputError("recommend --out: is only for --all; one answer goes to the terminal")
+    names = run.dataset.schema.domain_names
+    if given.domain is None:
+        raise InputError(f"recommend: say with --domain which domain; declared are {', '.join(names)}")
+    answer = run.recommend(given.domain, user=given.user, history=given.history, k=given.k)
+    if given.json:
+        print(json.dumps(answer.to_dict(), indent=1, ensure_ascii=False))
+        return
+    print(f"domain {answer.domain}, by {answer.basis}")
+    if answer.unknown_items:
+        print(f"left out of the history, not known: {', '.join(answer.unknown_items)}")
+    width = max((len(item.item) for item in answer.items), default=0)
+    for rank, item in enumerate(answer.items, start=1):
+        print(f"{rank:4}  {item.item:{width}}  {item.score:9.4f}  {item.title or ''}".rstrip())
+
+
+def _path(verb: argparse.ArgumentParser, name: str, text: str) -> None:
+    verb.add_argument(name, type=Path, metavar=name.upper(), help=text)
+
+
+def _split(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--split", default="test", help="test (the default) or valid")
+
+
+def _dataset(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--dataset", type=Path, help="where the run's dataset lies now, if it was moved")
+
+
+def _device(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", choices=get_args(isthmus.Device), default="auto", help="default: auto")
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print JSON, not a table")
+
+
+def _refuse_unknown_verb(words: Sequence[str]) -> None:
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        hint = did_you_mean(words[0], VERBS) or f"; known are {', '.join(VERBS)}"
+        raise InputError(f"{words[0]}: unknown verb{hint}")
+
+
+def _fail(message: str) -> int:
+    print(f"isthmus: {message}", file=sys.stderr)
+    return 2

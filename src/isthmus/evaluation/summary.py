@@ -1,0 +1,236 @@
+"""What an evaluation says: means with intervals, by domain and over domains, for all rows and for hard ones."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from isthmus.errors import InputError
+from isthmus.evaluation.retrieval import RetrievalResult
+from isthmus.metrics import Interval, bootstrap_interval
+
+COLD_USER_POSITIVES = 4
+COLD_ITEM_POSITIVES = 5
+KEYS = ("domain", "user_row", "item_row", "known", "item_count")
+MACRO, TRAFFIC = "macro", "traffic-weighted"
+
+
+@dataclass(frozen=True)
+class SavedResult:
+    """An evaluation as it lies on disk: its lines, and what their domain numbers mean."""
+
+    result: RetrievalResult
+    domain_names: tuple[str, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class UserMeans:
+    """One metric, a line a user and domain: what varies independently, where a user may have several positives."""
+
+    value: Float[Tensor, " user"]
+    domain: Int[Tensor, " user"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one domain, or of all, within one slice.
+
+    Attributes:
+        never_seen: rows whose item training never took in the domain.
+        metrics: means over users with their intervals; empty where there are no rows.
+    """
+
+    name: str
+    num_rows: int
+    num_users: int
+    never_seen: int
+    metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the held-out positives, by domain and then over domains."""
+
+    name: str
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means with bootstrap intervals of the given level."""
+
+    split: str
+    level: float
+    slices: tuple[Slice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: `slices.NAME.GROUP.metrics.METRIC.{estimate,low,high}`."""
+        slices = {part.name: {group.name: _group_dict(group) for group in part.groups} for part in self.slices}
+        return {"split": self.split, "level": self.level, "slices": slices}
+
+    def to_markdown(self) -> str:
+        """A table a slice; an interval stands in brackets behind its mean."""
+        texts = [f"Split {self.split}; means over users, with {self.level:.0%} bootstrap intervals."]
+        for part in self.slices:
+            if not any(group.num_rows for group in part.groups):
+                texts.append(f"## {part.name.capitalize()}\n\nNo rows.")
+                continue
+            metrics = list(dict.fromkeys(name for group in part.groups for name in group.metrics))
+            header = ["domain", "rows", "users", "never seen", *metrics]
+            rule = ["---", *["---:"] * (len(header) - 1)]
+            rows = [
+                [
+                    group.name,
+                    f"{group.num_rows:,}",
+                    f"{group.num_users:,}",
+                    f"{group.never_seen:,}",
+                    *(_shown(group.metrics[name]) if name in group.metrics else "" for name in metrics),
+                ]
+                for group in part.groups
+            ]
+            table = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
+            texts.append(f"## {part.name.capitalize()}\n\n{table}")
+        return "\n\n".join(texts)
+
+
+def summarise(
+    saved: SavedResult, *, num_resamples: int = 1000, level: float = 0.95, with_slices: bool = True
+) -> Summary:
+    """Every metric's mean by domain, over domains alike (macro), and over domains by their held-out rows.
+
+    Each user counts once in a domain. The slices: users with at most 4 known positives in the domain and all others;
+    items that training took at most 5 times in the domain. The same result gives the same intervals.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    result = saved.result
+    if not result.domain.numel():
+        raise InputError(f"split {saved.split!r} has no held-out positives to judge by")
+    cold_user = result.known <= COLD_USER_POSITIVES
+    parts = {"all": torch.ones_like(cold_user)}
+    if with_slices:
+        parts |= {
+            f"cold users (at most {COLD_USER_POSITIVES} known positives)": cold_user,
+            f"warm users (more than {COLD_USER_POSITIVES})": ~cold_user,
+            f"cold items (at most {COLD_ITEM_POSITIVES} training positives)": result.item_count <= COLD_ITEM_POSITIVES,
+        }
+    slices = [_slice(name, saved, keep, num_resamples, level) for name, keep in parts.items()]
+    return Summary(saved.split, level, tuple(slices))
+
+
+def user_means(result: RetrievalResult, metric: str, keep: Bool[Tensor, " row"]) -> UserMeans:
+    """Each user's mean of a metric in each domain, over the rows to keep.
+
+    Users whom training does not know share a row of the vocabulary: each of their rows is a user of its own.
+    """
+    domain, user, value = result.domain[keep], result.user_row[keep], result.metrics[metric][keep]
+    alone = torch.where(user == 0, torch.arange(1, user.numel() + 1), 0)
+    users, place = torch.unique(torch.stack([domain, user, alone], dim=1), dim=0, return_inverse=True)
+    total = torch.zeros(len(users), dtype=torch.float64).index_add_(0, place, value.double())
+    return UserMeans(total / torch.bincount(place, minlength=len(users)), users[:, 0])
+
+
+def traffic_scaled(means: UserMeans, result: RetrievalResult, keep: Bool[Tensor, " row"]) -> Float[Tensor, " user"]:
+    """Values whose macro mean is the mean over domains weighted by their rows."""
+    traffic = torch.bincount(result.domain[keep]).double()
+    share = traffic / traffic.sum() * (traffic > 0).sum()
+    return means.value * share[means.domain]
+
+
+def save_result(saved: SavedResult, file: Path) -> None:
+    """Write a result as Parquet, a line a held-out positive; the file is whole or as it was."""
+    result = saved.result
+    columns = {
+        "domain": result.domain,
+        "user_row": result.user_row,
+        "item_row": result.item_row,
+        "known": result.known,
+        "item_count": result.item_count,
+        **result.metrics,
+    }
+    meaning = {"domain_names": json.dumps(saved.domain_names), "split": saved.split}
+    table = pa.table({name: pa.array(column.numpy()) for name, column in columns.items()}, metadata=meaning)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    try:
+        pq.write_table(table, partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_result(file: Path) -> SavedResult:
+    """Read what `save_result` wrote; raises InputError where the file holds something else."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such result; make one with 'isthmus evaluate'")
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: not Parquet ({str(error).splitlines()[0]}); evaluate again") from error
+    meaning = table.schema.metadata or {}
+    if b"domain_names" not in meaning or b"split" not in meaning or not set(KEYS) <= set(table.column_names):
+        raise InputError(f"{file}: not the result of an evaluation; make one with 'isthmus evaluate'")
+    columns = {name: torch.from_numpy(np.array(table[name])) for name in table.column_names}
+    result = RetrievalResult(
+        domain=columns["domain"],
+        user_row=columns["user_row"],
+        item_row=columns["item_row"],
+        known=columns["known"],
+        item_count=columns["item_count"],
+        metrics={name: column for name, column in columns.items() if name not in KEYS},
+    )
+    return SavedResult(result, tuple(json.loads(meaning[b"domain_names"])), meaning[b"split"].decode())
+
+
+def _slice(name: str, saved: SavedResult, keep: Bool[Tensor, " row"], num_resamples: int, level: float) -> Slice:
+    result, names = saved.result, saved.domain_names
+    by_domain = [keep & (result.domain == number) for number in range(len(names))]
+    means = {metric: user_means(result, metric, keep) for metric in result.metrics}
+
+    def interval(value: Tensor, domain: Tensor) -> Interval:
+        generator = torch.Generator().manual_seed(0)  # the same result always gives the same interval
+        return bootstrap_interval(value, domain, num_resamples=num_resamples, level=level, generator=generator)
+
+    groups = []
+    for number, rows in enumerate(by_domain):
+        metrics = {}
+        for metric, mean in means.items():
+            ours = mean.domain == number
+            if bool(ours.any()):
+                metrics[metric] = interval(mean.value[ours], mean.domain[ours])
+        groups.append(_group(names[number], saved, rows, metrics))
+    if len(names) > 1 and bool(keep.any()):
+        macro = {metric: interval(mean.value, mean.domain) for metric, mean in means.items()}
+        traffic = {metric: interval(traffic_scaled(mean, result, keep), mean.domain) for metric, mean in means.items()}
+        groups += [_group(MACRO, saved, keep, macro), _group(TRAFFIC, saved, keep, traffic)]
+    return Slice(name, tuple(groups))
+
+
+def _group(name: str, saved: SavedResult, rows: Bool[Tensor, " row"], metrics: dict[str, Interval]) -> Group:
+    result = saved.result
+    num_users = len(user_means(result, next(iter(result.metrics)), rows).value)
+    never_seen = int((result.item_count[rows] == 0).sum())
+    return Group(name, int(rows.sum()), num_users, never_seen, metrics)
+
+
+def _group_dict(group: Group) -> dict[str, Any]:
+    metrics = {name: {"estimate": i.estimate, "low": i.low, "high": i.high} for name, i in group.metrics.items()}
+    return {
+        "rows": group.num_rows,
+        "users": group.num_users,
+        "never_seen": group.never_seen,
+        "metrics": metrics,
+    }
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.estimate:.4f} [{interval.low:.4f}, {interval.high:.4f}]"

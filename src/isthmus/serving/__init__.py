@@ -1,0 +1,1 @@
+"""From a trained model to the items that a user is shown."""

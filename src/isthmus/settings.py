@@ -1,0 +1,138 @@
+"""The settings of a run: read from a YAML file and the command line, checked once."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isthmus.errors import InputError, explain
+from isthmus.models.two_tower import TwoTowerSettings
+from isthmus.serving.indexes import ExactIndexSettings, IndexSettings
+from isthmus.training.retrieval import TrainingSettings
+
+DEFAULT_SETTINGS = """\
+retrieval:
+  embedding_dim: 256
+  dropout: 0.5
+training:
+  seed: 0
+  epochs: 8
+"""
+"""What `isthmus train` takes without a settings file."""
+
+
+class RunSettings(BaseModel):
+    """All settings of a run.
+
+    parameter_budget: trainable numbers of all networks together, the embedding tables left out. The backbone's hidden
+        widths are scaled by one factor until the networks come within 2 % below it; widths that already do stay.
+    index: how the items of a domain are searched when recommending.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retrieval: TwoTowerSettings
+    training: TrainingSettings
+    parameter_budget: int | None = Field(None, ge=1)
+    index: IndexSettings = ExactIndexSettings()
+
+    def to_yaml(self) -> str:
+        """Every setting, defaults among them."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def default_settings() -> RunSettings:
+    """The settings of a run that nobody set."""
+    return RunSettings.model_validate(yaml.safe_load(DEFAULT_SETTINGS))
+
+
+def read_settings(file: Path | None, overrides: Sequence[str] = ()) -> RunSettings:
+    """The settings in a YAML file, or the defaults where there is none, with single values put in their place.
+
+    Args:
+        overrides: each `key.sub=value`; the value is read as YAML.
+
+    Raises:
+        InputError: the file cannot be read, or a setting is unknown, missing or out of range; the message names the
+            file, the key, the value and what is allowed.
+    """
+    content = yaml.safe_load(DEFAULT_SETTINGS) if file is None else _read_yaml(file)
+    overridden = [_override(content, text) for text in overrides]
+    try:
+        return RunSettings.model_validate(content)
+    except ValidationError as error:
+        places = [".".join(map(str, details["loc"])) for details in error.errors(include_url=False)]
+        is_overridden = any(place.startswith(key) for place in places for key in overridden)
+        shown = file if file is not None and not is_overridden else Path("--set")
+        _refuse_misplaced(error, shown)
+        raise InputError(explain(error, shown, RunSettings)) from error
+
+
+def _refuse_misplaced(error: ValidationError, file: Path) -> None:
+    """Says where an unknown key belongs that is known, or nearly, in another section only."""
+    sections: dict[str, type[BaseModel]] = {"retrieval": TwoTowerSettings, "training": TrainingSettings}
+    for details in error.errors(include_url=False):
+        *above, key = (str(part) for part in details["loc"])
+        if details["type"] != "extra_forbidden" or len(above) > 1 or not set(above) <= set(sections):
+            continue
+        here = set((sections[above[0]] if above else RunSettings).model_fields)
+        place = {name: section for section, model in sections.items() for name in model.model_fields}
+        nearest = get_close_matches(key, here | set(place), n=1)
+        if nearest and nearest[0] not in here:
+            known = f"{place[nearest[0]]}.{nearest[0]}"
+            where = ".".join([*above, key])
+            raise InputError(f"{file}: {where}: unknown setting; did you mean {known!r}?") from error
+
+
+def _override(content: dict[str, Any], text: str) -> str:
+    """Puts one `key.sub=value` into the content, and gives its key."""
+    key, equals, value = text.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise InputError(f"--set {text}: write it as key.sub=value, such as training.epochs=3")
+    for part in parts[:-1]:
+        inner = content.get(part)
+        if inner is None:
+            inner = content[part] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {text}: {part!r} is {inner!r} and has no settings in it")
+        content = inner
+    try:
+        content[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text}: the value is not YAML; put it in quotes") from error
+    return key
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        if (node := yaml.compose(text, Loader=yaml.SafeLoader)) is not None:
+            _refuse_repeated_keys(node, file)
+        content = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such settings file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: holds no settings; it needs 'retrieval' and 'training'")
+    return content
+
+
+def _refuse_repeated_keys(node: yaml.Node, file: Path) -> None:
+    # PyYAML keeps the last of two equal keys and says nothing.
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise InputError(f"{file}: line {key.start_mark.line + 1}: key {key.value!r} stands twice; keep one")
+            seen.add(key.value)
+    for value in node.value if isinstance(node.value, list) else []:
+        for inner in value if isinstance(value, tuple) else (value,):
+            _refuse_repeated_keys(inner, file)

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isthmus.errors import MOST_SHOWN, did_you_mean, explain
+
+
+class Retrieval(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    temperature: float = Field(gt=0)
+    epochs: int = 3
+
+
+class Run(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    retrieval: Retrieval | None = None
+    stages: dict[str, tuple[Retrieval, ...]] = {}
+    name: str = ""
+
+
+def message(content: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Run.model_validate(content)
+    return explain(caught.value, Path("run.yaml"), Run)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            {"retrieval": {"temprature": 0.05, "temperature": 1}},
+            "run.yaml: retrieval.temprature: unknown setting; did you mean 'temperature'?",
+        ),
+        (
+            {"stages": {"first": [{"temperature": 1, "epohcs": 2}]}},
+            "run.yaml: stages.first.0.epohcs: unknown setting; did you mean 'epochs'?",
+        ),
+        ({"zzz": 1}, "run.yaml: zzz: unknown setting; known are name, retrieval, stages"),
+        ({"retrieval": {}}, "run.yaml: retrieval.temperature: missing, and it has no default"),
+        ({"name": 7}, "run.yaml: name: 7 is int, a text is wanted; put it in quotes"),
+        ({"retrieval": {"temperature": -1}}, "run.yaml: retrieval.temperature: -1: input should be greater than 0"),
+    ],
+)
+def test_a_mistake_is_told_with_file_key_value_and_what_is_allowed(content: object, expected: str) -> None:
+    assert message(content) == expected
+
+
+def test_every_mistake_has_its_line_up_to_a_limit() -> None:
+    lines = message({f"unknown_{number}": 1 for number in range(MOST_SHOWN + 2)}).splitlines()
+    assert len(lines) == MOST_SHOWN + 1
+    assert lines[-1] == "run.yaml: and 2 more mistakes"
+
+
+def test_nothing_is_suggested_for_what_is_not_near() -> None:
+    assert did_you_mean("xyz", ["user", "item"]) == ""
+    assert did_you_mean("usr", ["user", "item"]) == "; did you mean 'user'?"

@@ -1,0 +1,117 @@
+"""Settings files: what is read, what is refused, and how it is said."""
+
+from pathlib import Path
+
+import pytest
+
+from isthmus.errors import InputError
+from isthmus.serving.indexes import HNSWIndexSettings
+from isthmus.settings import RunSettings, default_settings, read_settings
+
+GOOD = """\
+retrieval: {embedding_dim: 16, backbone: {kind: adi, hidden_dims: [8]}}
+training: {seed: 3, epochs: 2, learning_rate: 1e-3}
+index: {kind: hnsw, links_per_item: 8}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
+    settings = read_settings(written(tmp_path, GOOD))
+    assert (settings.retrieval.embedding_dim, settings.training.seed) == (16, 3)
+    assert settings.training.learning_rate == 0.001
+    assert settings.index == HNSWIndexSettings(links_per_item=8)
+    assert settings.parameter_budget is None
+
+
+def test_overrides_stand_above_the_file_and_reach_into_what_it_does_not_name(tmp_path: Path) -> None:
+    overrides = ["training.epochs=7", "training.self_training.share=0.2", "retrieval.fields=[history, item_id]"]
+    settings = read_settings(written(tmp_path, GOOD), overrides)
+    assert settings.training.epochs == 7
+    assert settings.training.seed == 3
+    assert settings.training.self_training is not None
+    assert settings.training.self_training.share == 0.2
+    assert settings.retrieval.fields == ("history", "item_id")
+
+
+def test_without_a_file_the_defaults_are_taken() -> None:
+    assert read_settings(None) == default_settings()
+    assert read_settings(None, ["training.seed=5"]).training.seed == 5
+    assert default_settings().training.seed == 0
+
+
+def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
+    settings = read_settings(written(tmp_path, GOOD))
+    assert read_settings(written(tmp_path, settings.to_yaml())) == settings
+
+
+UNKNOWN = "unknown setting; did you mean"
+REFUSED = (
+    # (in the file, put in its place, what the message must say behind the file's name)
+    ("embedding_dim: 16", "embedding_dim: 16, dropuot: 1", f"retrieval.dropuot: {UNKNOWN} 'dropout'?"),
+    ("seed: 3", "seed: 3, epoch: 4", f"training.epoch: {UNKNOWN} 'epochs'?"),
+    # these are known, but in another section
+    (
+        "embedding_dim: 16",
+        "embedding_dim: 16, temprature: 1",
+        f"retrieval.temprature: {UNKNOWN} 'training.temperature'?",
+    ),
+    ("index:", "seed: 1\nindex:", f"seed: {UNKNOWN} 'training.seed'?"),
+    ("learning_rate: 1e-3", "learning_rate: -1", "training.learning_rate: -1: input should be greater than 0"),
+    ("seed: 3, ", "", "training.seed: missing, and it has no default"),
+    ("kind: hnsw", "kind: hnws", "index: {'kind': 'hnws', 'links_per_item': 8}: input tag 'hnws'"),
+    ("index:", "training: {seed: 1}\nindex:", "line 3: key 'training' stands twice; keep one"),
+    ("index:", "index: [", "not YAML"),
+    (GOOD, "- 1\n", "holds no settings"),
+    (GOOD, "", "holds no settings"),
+)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), REFUSED)
+def test_a_wrong_file_is_refused_with_file_key_and_remedy(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert GOOD.count(old) == 1
+    file = written(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(InputError) as error:
+        read_settings(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+
+
+WRONG_OVERRIDES = (
+    ("training.epohcs=3", "--set: training.epohcs: unknown setting; did you mean 'epochs'?"),
+    ("training.epochs=zero", "--set: training.epochs: 'zero': input should be a valid integer"),
+    ("training.epochs", "--set training.epochs: write it as key.sub=value"),
+    ("training..epochs=1", "--set training..epochs=1: write it as key.sub=value"),
+    ("training.seed.x=1", "--set training.seed.x=1: 'seed' is 3 and has no settings in it"),
+    ("training.epochs=[", "--set training.epochs=[: the value is not YAML"),
+)
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG_OVERRIDES)
+def test_a_wrong_override_is_refused_and_not_blamed_on_the_file(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_settings(written(tmp_path, GOOD), [override])
+    assert str(error.value).startswith(message)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such settings file"):
+        read_settings(tmp_path / "nowhere.yaml")
+    (tmp_path / "run.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(InputError, match="not UTF-8 text"):
+        read_settings(tmp_path / "run.yaml")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        default_settings().index = HNSWIndexSettings()  # type: ignore[misc]
+
+
+def test_more_probes_than_lists_are_refused() -> None:
+    content = default_settings().model_dump() | {"index": {"kind": "ivf", "num_lists": 4, "num_probes": 5}}
+    with pytest.raises(ValueError, match="num_probes: 5 is more than num_lists, 4"):
+        RunSettings.model_validate(content)
