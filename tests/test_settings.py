@@ -108,7 +108,7 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        default_settings().index = HNSWIndexSettings()  # type: ignore[misc]
+        default_settings().index = HNSWIndexSettings()
 
 
 def test_more_probes_than_lists_are_refused() -> None:

@@ -179,14 +179,14 @@ def run_verb(given: argparse.Namespace) -> int:
 
 
 def _init(logs: list[Path], out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise InputError(f"{out}: exists already; give another path or move it away")
     text, doubts = isthmus.init(logs)
     for doubt in doubts:
         print(f"isthmus: check: {doubt}", file=sys.stderr)
     if out is None:
         print(text, end="")
         return
-    if out.exists():
-        raise InputError(f"{out}: exists already; give another path or move it away")
     out.write_text(text, encoding="utf-8")
     print(f"{out}: written; read it, then: isthmus prepare {out} DATASET")
 

@@ -36,7 +36,7 @@ class RunSettings(BaseModel):
 
     retrieval: TwoTowerSettings
     training: TrainingSettings
-    parameter_budget: int | None = Field(None, ge=1)
+    parameter_budget: int | None = Field(default=None, ge=1)
     index: IndexSettings = ExactIndexSettings()
 
     def to_yaml(self) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.small_logs import BIDS, EVENTS, ITEMS, declaration, rich_declaration, write_log
 
 from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
-from tests.small_logs import BIDS, EVENTS, ITEMS, declaration, rich_declaration, write_log
 
 
 @dataclass(frozen=True)

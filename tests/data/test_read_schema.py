@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+from tests.small_logs import write_log
 
 from isthmus.data.read_schema import read_schema
 from isthmus.errors import InputError
-from tests.small_logs import write_log
 
 
 def test_reads_a_declaration(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 import numpy as np
-from pytest import approx
+import pytest
 
 from isthmus.data.statistics import Spread, count_items, measure_spread
 
@@ -14,7 +14,7 @@ def test_the_spread_is_that_of_training_values_that_are_there() -> None:
 def test_equal_or_absent_values_are_not_divided_by_zero() -> None:
     assert measure_spread(np.array([4.0, 4.0]), np.ones(2, bool)) == Spread(4.0, 1.0)
     assert measure_spread(np.array([np.nan]), np.ones(1, bool)) == Spread(0.0, 1.0)
-    assert Spread(4.0, 1.0).standardise(np.array([4.0, np.nan])).tolist() == approx([0, 0])
+    assert Spread(4.0, 1.0).standardise(np.array([4.0, np.nan])).tolist() == pytest.approx([0, 0])
 
 
 def test_items_are_counted_by_domain() -> None:

@@ -91,7 +91,8 @@ def draft_schema(log_files: Sequence[Path], *, folder: Path | None = None) -> tu
     with connect() as connection:
         source = open_source(connection, [str(file.resolve()) for file in log_files], Path("/"), "events")
         with reading(source.files):
-            source = replace(source, table=source.table.limit(SAMPLE_ROWS).cache())
+            sample = connection.create_table("sample", source.table.limit(SAMPLE_ROWS), temp=True)
+        source = replace(source, table=sample)
         content, doubts = _draft(source, names, _plain(log_files[0].stem) or "log")
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     head = "".join(f"# Doubt: {doubt}\n" for doubt in doubts)

@@ -158,13 +158,14 @@ def rank_among(
     listed: Int[Tensor, "row candidate"],
     positive: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
-    """Rank of each row's positive among its listed candidates; those outside the corpus are never retrieved."""
+    """Rank of each row's positive among its listed candidates; what the corpus or the list lacks is never retrieved."""
     place = place_in(corpus, listed)
     if corpus.numel() == 0:
         return torch.full_like(positive, NEVER_RANKED)
     listed_score = score.gather(1, place.clamp(min=0)).masked_fill(place < 0, -torch.inf)
-    column = (listed == positive[:, None]).to(torch.int64).argmax(dim=1)
-    return torch.where(positive > 0, rank_of_positive(listed_score, column), NEVER_RANKED)
+    is_positive = (listed == positive[:, None]) & (positive[:, None] > 0)
+    rank = rank_of_positive(listed_score, is_positive.to(torch.int64).argmax(dim=1))
+    return torch.where(is_positive.any(dim=1), rank, NEVER_RANKED)
 
 
 def rank_in_corpus(

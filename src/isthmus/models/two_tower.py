@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from isthmus.backbones.settings import ADISettings, BackboneSettings, build_backbone
 from isthmus.batch import Features, FeatureSizes
 from isthmus.domains import DomainSlices
+from isthmus.layers.domain_indicator import DomainIndicator
 from isthmus.layers.embedding import FieldEmbedding, new_table
 from isthmus.layers.interest_adaptation import (
     GlobalSEAdaptation,
@@ -75,7 +76,7 @@ class Tower(nn.Module):
         backbone: nn.Module | None,
         *,
         is_residual: bool,
-        indicator: nn.Embedding | None,
+        indicator: DomainIndicator | None,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -89,8 +90,8 @@ class Tower(nn.Module):
     def forward(self, features: Features, domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
         fields: Tensor = self.embedding(features, domain_slices)
         if self.indicator is not None:
-            own: Tensor = self.indicator(domain_slices.row_domain(fields.device))
-            fields = torch.cat([fields, own.unsqueeze(1)], dim=1)
+            own = [self.indicator(domain).expand(rows.stop - rows.start, 1, -1) for domain, rows in domain_slices]
+            fields = torch.cat([fields, torch.cat([fields[:0, :1], *own])], dim=1)
         fields = self.dropout(fields)
         if self.adaptation is not None:
             fields = self.adaptation(fields, domain_slices)
@@ -189,9 +190,10 @@ def new_tower(
             zero_start=is_residual,
             network_adaptation=new_network_adaptation(settings, num_fields),
         )
-    indicator = nn.Embedding(num_domains, dim) if settings.domain_indicator else None
+    indicator = DomainIndicator(num_domains, dim) if settings.domain_indicator else None
     if indicator is not None:
-        nn.init.normal_(indicator.weight, std=settings.initial_std)
+        for vector in indicator.own_vectors:
+            nn.init.normal_(vector, std=settings.initial_std)
     return Tower(
         embedding,
         new_adaptation(settings, num_domains, num_fields),

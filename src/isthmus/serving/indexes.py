@@ -29,7 +29,7 @@ class IVFIndexSettings(BaseModel, frozen=True, extra="forbid"):
     num_lists: PositiveInt = 256
     num_probes: PositiveInt = 16
     eight_bits: bool = False
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def probes_fit(self) -> "IVFIndexSettings":
@@ -45,7 +45,7 @@ class HNSWIndexSettings(BaseModel, frozen=True, extra="forbid"):
     """
 
     kind: Literal["hnsw"] = "hnsw"
-    links_per_item: int = Field(32, ge=2)
+    links_per_item: int = Field(default=32, ge=2)
     build_breadth: PositiveInt = 200
     search_breadth: PositiveInt = 64
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from isthmus.training.retrieval import EpochReport, TrainingSettings, is_finishe
 
 SETTINGS, DATASET, METRICS, BOARD, REPORT = "settings.yaml", "dataset.json", "metrics.jsonl", "tensorboard", "report.md"
 BUDGET_TOLERANCE = 0.02
-BISECTIONS = 30
+BISECTIONS = 20
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -53,12 +53,12 @@ class DatasetRecord:
     manifest_sha256: str
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Self:
+    def of(cls, dataset: Dataset) -> "DatasetRecord":
         path = dataset.path.resolve()
         return cls(str(path), dataset.schema_hash, file_checksum(path / "manifest.json"))
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "DatasetRecord":
         """The record in a run folder; raises InputError where there is none."""
         file = folder / DATASET
         if not file.is_file() or not (folder / SETTINGS).is_file():

@@ -1,0 +1,102 @@
+"""What `import isthmus` promises: the verbs as functions, cheap to import, and a run that outlives its process."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import isthmus
+from isthmus.data.dataset import Dataset
+from isthmus.settings import RunSettings, read_settings
+
+TINY = ("retrieval.embedding_dim=4", "training.epochs=1", "training.batch_size=256")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run of one epoch."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    isthmus.train(tiny_dataset.path, folder, overrides=TINY)
+    return folder
+
+
+def in_a_fresh_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+def test_every_promised_name_is_there_and_documented() -> None:
+    for name in isthmus.__all__:
+        assert inspect.getdoc(vars(isthmus)[name])
+    public = {name for name, value in vars(isthmus).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert public == set(isthmus.__all__) - {"InputError"}
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    heavy = ("torch", "numpy", "pyarrow", "ibis", "duckdb", "faiss", "scipy")
+    code = f"import sys, isthmus; print([name for name in {heavy} if name in sys.modules])"
+    assert in_a_fresh_process(code).strip() == "[]"
+
+
+def test_the_whole_way_through_the_functions(tiny_log: Path, tmp_path: Path) -> None:
+    dataset = isthmus.prepare(tiny_log, tmp_path / "dataset")
+    assert all(finding.ok for finding in isthmus.audit(dataset.path))
+    assert "shop" in isthmus.describe(dataset.path).to_markdown()
+    first = isthmus.train(dataset.path, tmp_path / "first", overrides=TINY)
+    second = isthmus.train(dataset.path, tmp_path / "second", read_settings(None, [*TINY, "training.seed=1"]))
+    assert first.settings.training.seed == 0
+    assert isthmus.evaluate(first.path, "valid").split == "valid"
+    assert first.result_file("valid").is_file()
+    comparison = isthmus.compare(first.path, second.path)
+    assert {row.group for row in comparison.rows} == {"shop", "video", "news", "macro"}
+    files = isthmus.compare(first.result_file("test"), second.result_file("test"))
+    assert files.rows == comparison.rows
+    assert len(isthmus.recommend(first.path, "shop", k=3).items) == 3
+
+
+def test_a_settings_file_may_be_given(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "retrieval: {embedding_dim: 3}\ntraining: {seed: 2, epochs: 1, batch_size: 256}\n"
+    )
+    run = isthmus.train(tiny_dataset.path, tmp_path / "run", tmp_path / "run.yaml")
+    assert (run.settings.retrieval.embedding_dim, run.settings.training.seed) == (3, 2)
+
+
+def test_overrides_beside_ready_settings_are_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    settings: RunSettings = read_settings(None)
+    with pytest.raises(isthmus.InputError, match="overrides"):
+        isthmus.train(tiny_dataset.path, tmp_path / "run", settings, overrides=["training.seed=1"])
+
+
+def test_a_run_says_the_same_in_a_fresh_process_and_when_asked_again(run: Path, tmp_path: Path) -> None:
+    opened = isthmus.open_run(run)
+    answers = [opened.recommend(domain, user="u3", k=5).to_dict() for domain in ("shop", "video", "news")]
+    assert answers == [opened.recommend(domain, user="u3", k=5).to_dict() for domain in ("shop", "video", "news")]
+    code = f"""
+import json, pathlib, isthmus
+run = isthmus.open_run(pathlib.Path({str(run)!r}))
+print(json.dumps([run.recommend(domain, user="u3", k=5).to_dict() for domain in ("shop", "video", "news")]))
+"""
+    assert json.loads(in_a_fresh_process(code)) == json.loads(json.dumps(answers))
+    first = {name: column.tolist() for name, column in opened.evaluate().metrics.items()}
+    again = {name: column.tolist() for name, column in isthmus.open_run(run).evaluate().metrics.items()}
+    assert first == again
+
+
+def test_an_unknown_domain_is_an_error_and_never_an_answer(run: Path) -> None:
+    with pytest.raises(isthmus.InputError, match="unknown domain 'radio'; declared are shop, video, news"):
+        isthmus.recommend(run, "radio", user="u3")
+
+
+def test_unknown_names_are_refused_with_what_is_known(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(isthmus.InputError, match="known is xmrec"):
+        isthmus.ingest("xmrek", tmp_path, tmp_path / "out")
+    with pytest.raises(isthmus.InputError, match="known is adi-table-3"):
+        isthmus.reproduce("adi-table-33", tmp_path, tmp_path / "out")
+    with pytest.raises(isthmus.InputError, match=r"split: 'tset' is not .*did you mean 'test'"):
+        isthmus.evaluate(run, "tset")
+    with pytest.raises(isthmus.InputError, match="not a run folder"):
+        isthmus.open_run(tmp_path)
