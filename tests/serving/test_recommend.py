@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -186,7 +187,7 @@ def test_unknown_items_of_a_given_history_are_named_and_left_out(tiny_dataset: D
     first, second = tiny_dataset.vocabulary("item")[:2]
     answer = served.recommend("shop", history=[first, "zzz", second, "yyy"], k=5)
     assert answer.unknown_items == ("zzz", "yyy")
-    assert names(answer) == names(served.recommend("shop", history=[first, second], k=5))
+    assert answer.items == served.recommend("shop", history=[first, second], k=5).items
     with pytest.raises(InputError, match="no item of it is known to the model"):
         served.recommend("shop", history=["zzz", "yyy"])
 
@@ -253,3 +254,29 @@ def test_a_failed_batch_leaves_the_old_file(tiny_dataset: Dataset, tmp_path: Pat
         served.recommend_all(out)
     assert out.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["all.parquet"]
+
+
+def test_context_fields_stand_at_their_unseen_value(tiny_log: Path, tmp_path: Path) -> None:
+    events = pq.read_table(tiny_log.parent / "events.parquet")
+    number = np.arange(events.num_rows)
+    events = events.append_column("device", pa.array(np.array(["phone", "desk"])[number % 2]))
+    events = events.append_column("tags", pa.array(np.array(["a|b", "c"])[number % 2]))
+    events = events.append_column("hour", pa.array(number % 24 + 0.5))
+    pq.write_table(events, tmp_path / "events.parquet")
+    content = yaml.safe_load(tiny_log.read_text())
+    content["tables"]["items"]["files"] = [str(tiny_log.parent / "items.parquet")]
+    for name, kind in (("device", "categorical"), ("tags", "multi_valued"), ("hour", "number")):
+        content["fields"].append({"name": name, "side": "context", "kind": kind})
+    (tmp_path / "log.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    dataset = prepare(tmp_path / "log.yaml", tmp_path / "dataset")
+
+    served = recommender(dataset)
+    features = served._features(np.array([1, 2]), 0)
+    assert features.categorical.tolist() == [[1, 0], [2, 0]]  # the user, and no device
+    assert features.bags[1].offsets.tolist() == [0, 0, 0]  # no tags
+    assert features.number.tolist() == [[0.0], [0.0]]  # the mean hour
+    user, _ = user_of(dataset, inside=[0])
+    alone = served.recommend("shop", user=user, k=3)
+    served.recommend_all(tmp_path / "all.parquet", k=3, domain="shop")
+    lines = [line for line in pq.read_table(tmp_path / "all.parquet").to_pylist() if line["user"] == user]
+    assert [line["item"] for line in lines] == names(alone)

@@ -150,7 +150,15 @@ def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> Non
 
 VARIANTS: dict[str, tuple[TwoTowerSettings, dict[str, object]]] = {
     "plain": (PLAIN, {}),
-    "adi": (ADI, {"negatives": "mixed", "self_training": SelfTrainingSettings(share=0.3), "schedule": "linear"}),
+    "adi": (
+        ADI,
+        {
+            "batch_size": 40,
+            "negatives": "mixed",
+            "self_training": SelfTrainingSettings(share=0.3),
+            "schedule": "linear",
+        },
+    ),
 }
 
 
@@ -184,9 +192,9 @@ def test_a_run_taken_up_again_gives_what_an_uninterrupted_one_gives(name: str, t
 
 def test_two_epochs_and_two_more_are_four(tmp_path: Path) -> None:
     dataset = rich_dataset()
-    whole, reports = train(dataset, ADI, settings_of(4), tmp_path / "whole")
-    _, first = train(dataset, ADI, settings_of(2), tmp_path / "parts")
-    resumed, second = train(dataset, ADI, settings_of(4), tmp_path / "parts", seed=5)
+    whole, reports = train(dataset, ADI, settings_of(4, batch_size=40), tmp_path / "whole")
+    _, first = train(dataset, ADI, settings_of(2, batch_size=40), tmp_path / "parts")
+    resumed, second = train(dataset, ADI, settings_of(4, batch_size=40), tmp_path / "parts", seed=5)
     assert comparable(first) == comparable(reports[:2])
     assert comparable(second) == comparable(reports)
     assert_same_weights(whole.state_dict(), resumed.state_dict())

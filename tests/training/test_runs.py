@@ -131,6 +131,22 @@ def test_other_settings_are_refused_and_named(tiny_dataset: Dataset, copy: Path)
     assert "new folder" in str(error.value)
 
 
+def test_a_run_that_was_killed_while_it_began_begins_again(
+    tiny_dataset: Dataset, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copy(finished / "dataset.json", tmp_path)
+    (tmp_path / "settings.yaml.partial").write_text("retrie")
+    train(tiny_dataset.path, tmp_path, tiny_settings(epochs=1), say=ignore)
+    assert Run.open(tmp_path).settings == tiny_settings(epochs=1)
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_starts_that_epoch_again(tiny_dataset: Dataset, copy: Path) -> None:
+    whole = torch.load(copy / "best.pt", weights_only=True)
+    (copy / "last.pt").unlink()  # the best weights are written first
+    run = train(tiny_dataset.path, copy, with_pseudo_labels(), say=ignore)
+    assert all(torch.equal(value, whole[name]) for name, value in run.model.state_dict().items())
+
+
 def test_a_folder_of_something_else_is_refused_and_left_alone(tiny_dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files and is not a run folder"):

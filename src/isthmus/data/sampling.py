@@ -158,7 +158,8 @@ class CandidateSampler:
         return self.reader.read(item_row.cpu().numpy(), domain_slices.row_domain().numpy())
 
     def block(self, batch: RetrievalBatch, generator: torch.Generator) -> tuple[ItemBlock, Positives]:
-        """The batch's positives and the drawn candidates of each domain, each item once a domain."""
+        """The batch's positives and the drawn candidates of each domain, each item once a domain, on its device."""
+        device, taken = batch.item_row.device, batch.item_row.cpu()
         rows: list[Tensor] = []
         log_weights: list[Tensor] = []
         columns: list[Tensor] = []
@@ -166,7 +167,7 @@ class CandidateSampler:
         counts = [0] * batch.domain_slices.num_domains
         for domain, span in batch.domain_slices:
             corpus = self.corpora[domain]
-            positive = torch.searchsorted(corpus.item_row, batch.item_row[span])
+            positive = torch.searchsorted(corpus.item_row, taken[span])
             drawn = draw(corpus, positive, self.negatives, self.count, generator)
             places, column = torch.unique(torch.cat([drawn.places, positive]), return_inverse=True)
             times = torch.bincount(column[: drawn.places.numel()], minlength=places.numel())
@@ -177,5 +178,6 @@ class CandidateSampler:
             positive_weights.append(drawn.log_weight_of_positive(positive, self.positive_weight))
         item_row = torch.cat(rows)
         slices = DomainSlices.from_counts(counts)
-        block = ItemBlock(self.item_features(item_row, slices), item_row, torch.cat(log_weights).float(), slices)
-        return block, Positives(torch.cat(columns), torch.cat(positive_weights).float())
+        features, log_weight = self.item_features(item_row, slices), torch.cat(log_weights).float()
+        block = ItemBlock(features.to(device), item_row.to(device), log_weight.to(device), slices)
+        return block, Positives(torch.cat(columns).to(device), torch.cat(positive_weights).float().to(device))

@@ -1,4 +1,4 @@
-"""The whole way once, on real data where it is at hand: prepare, train ADI, compare with the simple methods, recommend."""
+"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -128,9 +128,7 @@ class Recommender:
         user_row = UNSEEN if user is None else self._row_of_user.get(user, UNSEEN)
         rows = np.array([user_row])
         if user_row == UNSEEN or not self._is_usable(rows, number)[0]:
-            return Recommendations(
-                name, self._popular(number, self._seen(rows, number), k), "popular items of the domain"
-            )
+            return Recommendations(name, self._popular(number, k), "popular items of the domain")
         item_row, score = self._search(number, self._features(rows, number), self._seen(rows, number), k)
         return Recommendations(name, self._named(item_row[0], score[0]), "user history")
 
@@ -172,7 +170,8 @@ class Recommender:
         if domain not in self._indexes:
             corpus = self.dataset.corpus(domain)
             vectors = encode_items(self.model, self.item_reader, domain, self.dataset.num_domains, corpus)
-            self._indexes[domain] = build_index(self.index_settings, vectors, torch.from_numpy(corpus))
+            item_row = torch.from_numpy(corpus).to(vectors.device)
+            self._indexes[domain] = build_index(self.index_settings, vectors, item_row)
         return self._indexes[domain]
 
     def _for_history(self, domain: int, name: str, history: Sequence[str], k: int) -> Recommendations:
@@ -182,12 +181,11 @@ class Recommender:
         rows = np.array([self._row_of_item.get(item, UNSEEN) for item in history], dtype=np.int64)
         unknown = tuple(item for item, row in zip(history, rows.tolist(), strict=True) if row == UNSEEN)
         if history and len(unknown) == len(history):
-            hint = did_you_mean(unknown[0], self._row_of_item)
-            raise InputError(f"history: no item of it is known to the model (such as {unknown[0]!r}){hint}")
+            raise InputError(f"history: no item of it is known to the model, such as {unknown[0]!r}; give other items")
         known = rows[rows != UNSEEN]
         seen = to_bag(known, np.array([0, len(known)]))
         if not len(known):
-            return Recommendations(name, self._popular(domain, seen, k), "popular items of the domain")
+            return Recommendations(name, self._popular(domain, k), "popular items of the domain")
         features = self._features(np.array([UNSEEN]), domain)
         bags = list(features.bags)
         for place in places:
@@ -271,10 +269,12 @@ class Recommender:
         found = index.search(vectors, k, excluded=seen.to(device))
         return found.item_row.cpu().numpy(), found.score.cpu().numpy()
 
-    def _popular(self, domain: int, seen: Bag, k: int) -> tuple[RecommendedItem, ...]:
-        """The items with the most training positives in the domain; of equal ones the lower row."""
+    def _popular(self, domain: int, k: int) -> tuple[RecommendedItem, ...]:
+        """The items with the most training positives in the domain; of equal ones the lower row.
+
+        They are for requests of which nothing is known in the domain, so there is nothing taken to leave out.
+        """
         corpus = self.dataset.corpus(domain)
-        corpus = corpus[~np.isin(corpus, seen.values.numpy())]
         count = np.asarray(self.dataset.item_count[domain])
         best = corpus[np.argsort(-count[corpus], kind="stable")[:k]]
         return self._named(best, count[best] / max(1, count.sum()))

@@ -183,12 +183,12 @@ def begin(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give the path of a folder")
-    present = {entry.name.removesuffix(".partial") for entry in folder.iterdir()} if folder.is_dir() else set()
-    if SETTINGS in present and DATASET in present:
+    if (folder / SETTINGS).is_file() and (folder / DATASET).is_file():
         require_same_settings(folder, settings)
         DatasetRecord.read(folder).require(dataset)
         return
-    if not present <= {DATASET, SETTINGS}:
+    present = {entry.name.removesuffix(".partial") for entry in folder.iterdir()} if folder.is_dir() else set()
+    if not present <= {DATASET, SETTINGS}:  # one of them alone is what a killed beginning leaves
         raise InputError(f"{folder}: holds other files and is not a run folder; give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / DATASET, json.dumps(asdict(DatasetRecord.of(dataset)), indent=1) + "\n")
