@@ -165,6 +165,30 @@ def test_the_teacher_gets_no_gradient_and_leaves_no_trace(settings: TwoTowerSett
     assert all(module.training for module in model.modules())
 
 
+def test_the_teacher_scores_both_sides_as_the_other_domain_would_show_them() -> None:
+    corpora = {"a": ("a", "b", "c"), "b": ("a", "b", "c"), "c": ("a", "b", "c")}
+    data = rich_dataset(corpora=corpora)
+    model = new_model(data, ADI.model_copy(update={"initial_std": 1.0, "item_bias": False})).eval()
+    batch, sampler = whole_batch(data), CandidateSampler(data, "full", 1, None)
+    pseudo = pseudo_batch(model, batch, sampler, 0.3, PseudoLabelCounts(3))
+    assert pseudo is not None
+    for target in range(3):
+        expected = []
+        for source, rows in batch.domain_slices:
+            if source == target:
+                continue
+            scores = {}
+            for row in range(rows.start, rows.stop):
+                one, slices = torch.tensor([row]), DomainSlices.single(target, 1, 3)
+                item_row = batch.item_row[one]
+                user = model.encode_user(batch.user.take(one), slices)
+                item = model.encode_item(sampler.item_features(item_row, slices), item_row, slices)
+                scores[row] = model.score(user, item).item()
+            best = sorted(scores, key=lambda row: -scores[row])[: int(0.3 * len(scores))]
+            expected += [int(batch.item_row[row]) for row in sorted(best)]
+        assert pseudo.item_row[pseudo.domain_slices[target]].tolist() == expected
+
+
 def test_a_model_in_evaluation_mode_stays_in_it() -> None:
     data = dataset()
     model = scoring_by_bias(data).eval()

@@ -8,12 +8,14 @@ finished models. Each finished (row, seed) is kept, so that an interrupted repro
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from typing import Literal, assert_never, get_args
 
 import torch
 
@@ -30,6 +32,7 @@ from isthmus.evaluation.summary import SavedResult, load_result, save_result
 from isthmus.experiments.adi_table_3_rows import GROUPS, QUICK_ROWS, ROWS, TOWER, Row
 from isthmus.experiments.table import MACRO, Table, TableRow
 from isthmus.metrics import domain_means, macro_mean
+from isthmus.training.runs import count_parameters
 
 MARKETS = ("s1", "s2", "s3")
 MAIN_METRIC = "recall@10"
@@ -37,6 +40,10 @@ MACRO_METRICS = ("ndcg@10", "corpus_recall@100")
 RESULT = "result.parquet"
 KNN_NEIGHBOURS, KNN_SHRINKS = (50, 100, 200), (0.0, 10.0, 50.0)
 EASE_L2S = (100.0, 300.0, 1000.0)
+
+
+ReferenceMethod = Literal["popularity of the market", "item-kNN, all markets", "EASE, all markets"]
+REFERENCES: tuple[ReferenceMethod, ...] = get_args(ReferenceMethod)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,29 @@ class Job:
     seed: int
     dataset: Path
     folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / RESULT
+
+    def __str__(self) -> str:
+        return f"{self.row.method}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """One simple method to fit and judge; it has no seed."""
+
+    method: ReferenceMethod
+    dataset: Path
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{'-'.join(re.findall('[a-z]+', self.method.lower()))}.parquet"
+
+    def __str__(self) -> str:
+        return self.method
 
 
 def reproduce(
@@ -71,13 +101,12 @@ def reproduce(
     names = dataset.schema.domain_names
     rows = [row for row in ROWS if not quick or row.method in QUICK_ROWS]
     seeds = range(1 if quick else num_seeds)
-    results: dict[str, list[SavedResult]] = {}
-    for name, saved in reference_results(dataset, out / "references", say).items():
-        results[name] = [saved]
+    references = [ReferenceJob(method, dataset.path, out / "references") for method in REFERENCES]
     jobs = [Job(row, seed, dataset.path, out / "rows" / row.folder / str(seed)) for seed in seeds for row in rows]
-    run_jobs(jobs, num_processes or os.cpu_count() or 1, say)
-    for row in rows:
-        results[row.method] = [load_result(out / "rows" / row.folder / str(seed) / RESULT) for seed in seeds]
+    run_jobs([*references, *jobs], num_processes or os.cpu_count() or 1, say)
+    results = {str(reference.method): [load_result(reference.file)] for reference in references}
+    for job in jobs:
+        results.setdefault(job.row.method, []).append(load_result(job.file))
     parameters = {row.method: read_parameters(out / "rows" / row.folder / "0") for row in rows}
     table_rows = []
     for group, methods in grouped(rows, list(results)):
@@ -120,23 +149,21 @@ def prepared(data: Path, out: Path, say: Callable[[str], None]) -> Dataset:
     return Dataset.open(folder)
 
 
-def reference_results(dataset: Dataset, folder: Path, say: Callable[[str], None]) -> dict[str, SavedResult]:
-    """The simple methods, each with its best setting by validation nDCG."""
-    fitted: dict[str, Callable[[], tuple[str, dict[int, Reference]]]] = {
-        "popularity of the market": lambda: ("no setting", popularity_by_domain(dataset)),
-        "item-kNN, all markets": lambda: best_reference(dataset, knn_fits(dataset)),
-        "EASE, all markets": lambda: best_reference(dataset, ease_fits(dataset)),
-    }
-    results = {}
-    for number, (name, fit) in enumerate(fitted.items()):
-        file = folder / f"{number}.parquet"
-        if not file.is_file():
-            setting, references = fit()
-            say(f"{name}: {setting}")
-            result = evaluate_retrieval(ReferenceScorer(references, dataset, "test"), dataset, "test")
-            save_result(SavedResult(result, dataset.schema.domain_names, "test"), file)
-        results[name] = load_result(file)
-    return results
+def run_reference(job: ReferenceJob) -> str:
+    """Fit one simple method with each of its settings, keep the test result of the best; gives its setting."""
+    dataset = Dataset.open(job.dataset)
+    match job.method:
+        case "popularity of the market":
+            setting, references = "no setting", popularity_by_domain(dataset)
+        case "item-kNN, all markets":
+            setting, references = best_reference(dataset, knn_fits(dataset))
+        case "EASE, all markets":
+            setting, references = best_reference(dataset, ease_fits(dataset))
+        case other:
+            assert_never(other)
+    result = evaluate_retrieval(ReferenceScorer(references, dataset, "test"), dataset, "test")
+    save_result(SavedResult(result, dataset.schema.domain_names, "test"), job.file)
+    return setting
 
 
 def knn_fits(dataset: Dataset) -> dict[str, Callable[[], Reference]]:
@@ -170,18 +197,21 @@ def best_reference(dataset: Dataset, fits: Mapping[str, Callable[[], Reference]]
     return best[1], best[2]
 
 
-def run_jobs(jobs: Sequence[Job], num_processes: int, say: Callable[[str], None]) -> None:
+def run_jobs(jobs: Sequence[Job | ReferenceJob], num_processes: int, say: Callable[[str], None]) -> None:
     """Train and judge what is not finished yet, side by side."""
-    open_jobs = [job for job in jobs if not (job.folder / RESULT).is_file()]
+    open_jobs = [job for job in jobs if not job.file.is_file()]
     if len(open_jobs) < len(jobs):
         say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are finished already")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         num_processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        waiting = {pool.submit(run_job, job): job for job in open_jobs}
+        waiting = {
+            pool.submit(run_job, job) if isinstance(job, Job) else pool.submit(run_reference, job): job
+            for job in open_jobs
+        }
         for number, done in enumerate(as_completed(waiting), start=1):
-            say(f"[{number}/{len(open_jobs)}] {waiting[done].row.method}, seed {waiting[done].seed}: {done.result()}")
+            say(f"[{number}/{len(open_jobs)}] {waiting[done]}: {done.result()}")
 
 
 def run_job(job: Job) -> str:
@@ -190,15 +220,11 @@ def run_job(job: Job) -> str:
         update={"training": job.row.settings.training.model_copy(update={"seed": job.seed})}
     )
     run = train(job.dataset, job.folder, settings, device="cpu", say=lambda _: None)
-    num_parameters = sum(
-        parameter.numel()
-        for name, parameter in run.model.named_parameters()
-        if "tables" not in name and "item_bias" not in name
-    )
+    num_parameters = count_parameters(run.model).networks
     (job.folder / "parameters.json").write_text(json.dumps(num_parameters), encoding="utf-8")
     result = run.evaluate("test")
     names = run.dataset.schema.domain_names
-    save_result(SavedResult(result, names, "test"), job.folder / RESULT)
+    save_result(SavedResult(result, names, "test"), job.file)
     for name in ("last.pt", "best.pt"):  # hundreds of megabytes a run; settings and seed make them again
         (job.folder / name).unlink(missing_ok=True)
     value = float(macro_mean(domain_means(result.metrics[MAIN_METRIC], result.domain, len(names)), names))

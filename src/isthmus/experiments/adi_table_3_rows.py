@@ -35,7 +35,8 @@ GROUPS = (
 SIMPLE, PLAIN, LITERAL, RESIDUAL, PARTS = GROUPS
 TOWER = "history tower"
 BEST_ADI = "ADI: backbone"
-NETWORK_BUDGET = 200_000
+NETWORK_BUDGET = 240_000
+TOWER_NETWORK_BUDGET = 800_000
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def literal(method: str, backbone: AnyBackboneSettings, *, tables_by_domain: boo
             tables_by_domain=tables_by_domain,
             dropout=0.3,
         ),
-        training=TrainingSettings(seed=0, epochs=12, patience=2, learning_rate=4e-3, network_learning_rate=1e-3),
+        training=TrainingSettings(seed=0, epochs=12, patience=2, num_negatives=1024),
         parameter_budget=NETWORK_BUDGET,
     )
     folder = f"literal-{method.lower()}"
@@ -121,7 +122,7 @@ def on_tower(
             embedding_dim=256, fields=FIELDS, backbone=backbone, adaptation=adaptation, dropout=0.5
         ),
         training=tower_training(self_training),
-        parameter_budget=None if backbone is None else 2 * NETWORK_BUDGET,
+        parameter_budget=None if backbone is None else TOWER_NETWORK_BUDGET,
     )
     folder = "-".join(re.findall(r"\w+", method.lower()))
     return Row(method, group, folder, settings)
