@@ -63,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     verb = {name: verbs.add_parser(name, help=text, description=text.capitalize()) for name, text in VERBS.items()}
 
+    verb["ingest"].add_argument("name", help="which data set: xmrec")
     _path(verb["ingest"], "source", "the folder with the data set's own files")
     _path(verb["ingest"], "out", "the folder to make")
-    verb["ingest"].add_argument("--name", default="xmrec", help="which data set (default: xmrec)")
     verb["ingest"].add_argument(
         "--seed", type=int, default=0, help="of what the data set leaves to chance (default: 0)"
     )
@@ -121,10 +121,8 @@ def parser() -> argparse.ArgumentParser:
     verb["reproduce"].add_argument("name", help="what: adi-table-3")
     verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
-    verb["reproduce"].add_argument("--seeds", type=int, default=5, help="how many seeds (default: 5)")
-    verb["reproduce"].add_argument(
-        "--quick", action="store_true", help="a smaller version that only shows that it runs"
-    )
+    verb["reproduce"].add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
+    verb["reproduce"].add_argument("--quick", action="store_true", help="one seed of the main rows")
 
     verb["demo"].add_argument("--data", type=Path, help="a folder of public data sets; without it, simulated data only")
     verb["demo"].add_argument("--out", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")

@@ -1,7 +1,7 @@
 """A prepared dataset: memory-mapped columns in a folder, and what they mean.
 
-    manifest.json               format, schema and its hash, counts, vocabulary sizes; `files`: of each file its `sha256`
-                                and, of an array, its `shape`
+    manifest.json               format, schema and its hash, counts, vocabulary sizes; `files`: the `sha256` of each
+                                file and, of an array, its `shape`
     vocabularies/NAME.parquet   `value` (text) of rows 1, 2, ...; row 0 stands for every unseen value
     fields/FIELD.npy            a single value a row: int32 table rows, or float32 standardised numbers
     fields/FIELD.values.npy, FIELD.offsets.npy      a list a row (multi-valued, sequence)
@@ -9,8 +9,8 @@
                                 positives, sorted by domain, then user, then time; SPLIT is train, valid or test
     events/SPLIT/candidates.npy optional; int32 item rows, one line an event, -1 past a list's end; rows in ascending
                                 order, so that ties never know which candidate is the positive
-    history/{offsets,item,domain}.npy, time.npy     per user, the positives of training, then those of validation, each in
-                                order of time; never those of test
+    history/{offsets,item,domain}.npy, time.npy     per user, the positives of training, then those of validation,
+                                each in order of time; never those of test
     history/train_end.npy       per user, where the training part of its list ends
     statistics/item_count.npy   int64, domains x items: training positives; column 0 is 0
     titles.npy                  optional; readable names by item row (fixed-width text), row 0 an empty one

@@ -144,7 +144,7 @@ class HistoryReader:
 
 
 def first_not_before(time: Column, span: HistorySpan, limit: Column) -> Rows:
-    """For each row, the first place of its span whose time is not before the row's limit: a bisection of all at once."""
+    """For each row, the first place of its span whose time is not before the limit: one bisection of all."""
     low, high = span.start.copy(), span.end.copy()
     while bool((open_ := low < high).any()):
         middle = (low + high) // 2

@@ -44,7 +44,7 @@ def read_corpora(dataset: Dataset) -> list[Corpus]:
     for domain in range(dataset.num_domains):
         item_row = torch.from_numpy(dataset.corpus(domain))
         # An item that only the corpus's other domains took counts once: Q = 0 has no log, and pseudo-labels need one.
-        count = torch.from_numpy(np.asarray(dataset.item_count[domain]))[item_row].clamp(min=1)
+        count = torch.from_numpy(np.array(dataset.item_count[domain]))[item_row].clamp(min=1)
         log_popularity = count.double().log() - count.sum().double().log()
         corpora.append(Corpus(item_row, count.cumsum(0), log_popularity))
     return corpora

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -194,7 +193,7 @@ def load_result(file: Path) -> SavedResult:
     meaning = table.schema.metadata or {}
     if b"domain_names" not in meaning or b"split" not in meaning or not set(KEYS) <= set(table.column_names):
         raise InputError(f"{file}: not the result of an evaluation; make one with 'isthmus evaluate'")
-    columns = {name: torch.from_numpy(np.array(table[name])) for name in table.column_names}
+    columns = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
     result = RetrievalResult(
         domain=columns["domain"],
         user_row=columns["user_row"],

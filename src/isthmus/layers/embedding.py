@@ -86,7 +86,7 @@ def pool(table: nn.Embedding, bag: Bag) -> Float[Tensor, "batch dim"]:
 
 
 def new_table(num_rows: int, dim: int, *, std: float, num_domains: int = 1) -> nn.Embedding:
-    """A table of `num_domains` blocks of `num_rows` vectors from N(0, std^2), each block's row 0 zero; sparse gradients."""
+    """A table of `num_domains` blocks of `num_rows` vectors, drawn from N(0, std^2); row 0 of each block is zero."""
     table = nn.Embedding(num_rows * num_domains, dim, sparse=True)
     with torch.no_grad():
         table.weight.normal_(0.0, std)

@@ -48,6 +48,7 @@ def write_checkpoint(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "generator": generator.get_state(),
         "global_generator": torch.get_rng_state(),
+        "accelerator_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "reports": reports,
     }
     write_atomically(state, folder / LAST)
@@ -67,4 +68,6 @@ def read_checkpoint(
         optimizer.load_state_dict(saved)
     generator.set_state(state["generator"])
     torch.set_rng_state(state["global_generator"])
+    for number, saved in enumerate(state["accelerator_generators"]):
+        torch.cuda.set_rng_state(saved, number)
     return Progress(state["reports"])
