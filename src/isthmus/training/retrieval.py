@@ -1,7 +1,7 @@
 """Training of the two-tower model: one loop, whose best epoch by validation is what is kept."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -107,77 +107,106 @@ def _train(
     on_epoch: Callable[[EpochReport], None] | None,
     show_progress: bool,
 ) -> list[EpochReport]:
-    names = dataset.schema.domain_names
     loader = RetrievalLoader(dataset, batch_size=settings.batch_size, seed=settings.seed, fields=model_settings.fields)
     sampler = CandidateSampler(
         dataset, settings.negatives, settings.num_negatives, model_settings.fields, settings.positive_weight
     )
-    tables, networks = split_parameters(model)
-    rates = (settings.learning_rate, settings.network_learning_rate)
-    optimizers: list[torch.optim.Optimizer] = [
-        RowAdamW(tables, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    ]
-    if networks:
-        optimizers.append(
-            torch.optim.AdamW(networks, lr=settings.network_learning_rate, weight_decay=settings.network_weight_decay)
-        )
+    optimizers = new_optimizers(model, settings)
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    state = read_checkpoint(folder, model, optimizers, generator)
-    reports = [EpochReport(**line) for line in state.reports]
+    reports = [EpochReport(**line) for line in read_checkpoint(folder, model, optimizers, generator).reports]
     while (epoch := len(reports)) < settings.epochs and not is_finished(reports, settings.patience):
         start = time.perf_counter()
         total = torch.zeros(dataset.num_domains, dtype=torch.float64)
         counts = PseudoLabelCounts(dataset.num_domains)
-        bar = tqdm(
-            total=loader.num_rows, desc=f"epoch {epoch + 1}", unit="row", unit_scale=True, disable=not show_progress
-        )
         model.train()
-        for step, host_batch in enumerate(loader.epoch(epoch), start=epoch * loader.num_steps):
-            batch = host_batch.to(device)
-            loss = retrieval_loss(model, batch, sampler, generator, settings)
-            objective = loss.mean()
-            if settings.self_training is not None:
-                pseudo = pseudo_batch(model, batch, sampler, settings.self_training.share_at(epoch), counts)
-                if pseudo is not None:
-                    pseudo_loss = retrieval_loss(model, pseudo, sampler, generator, settings)
-                    objective = objective + pseudo_loss.sum() / loss.numel()
-            for optimizer, rate in zip(optimizers, rates, strict=False):
-                optimizer.zero_grad(set_to_none=True)
-                optimizer.param_groups[0]["lr"] = rate * rate_factor(
-                    settings, step / (settings.epochs * loader.num_steps)
-                )
-            torch.autograd.backward(objective)
-            for optimizer in optimizers:
-                optimizer.step()
-            detached = loss.detach().cpu().double()
-            for domain, rows in batch.domain_slices:
-                total[domain] += detached[rows].sum()
-            bar.set_postfix_str(f"loss {float(detached.mean()):.3f}", refresh=False)
-            bar.update(batch.domain_slices.num_rows)
-        bar.close()
-        seconds = time.perf_counter() - start
-        result = evaluate_retrieval(TwoTowerScorer(model, model_settings, dataset, "valid"), dataset, "valid")
-        by_domain = {k: domain_means(v, result.domain, len(names)) for k, v in result.metrics.items()}
-        valid = {k: float(macro_mean(v, names)) for k, v in by_domain.items()}
-        is_best = all(selection_value(valid) > selection_value(report.valid) for report in reports)
-        bounds = loader.bounds
+        with tqdm(
+            total=loader.num_rows, desc=f"epoch {epoch + 1}", unit="row", unit_scale=True, disable=not show_progress
+        ) as bar:
+            for step, batch in enumerate(loader.epoch(epoch), start=epoch * loader.num_steps):
+                factor = rate_factor(settings, step / (settings.epochs * loader.num_steps))
+                for optimizer in optimizers:
+                    optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]
+                loss = train_step(model, optimizers, batch.to(device), sampler, generator, settings, epoch, counts)
+                for domain, rows in batch.domain_slices:
+                    total[domain] += loss[rows].sum()
+                bar.set_postfix_str(f"loss {float(loss.mean()):.3f}", refresh=False)
+                bar.update(batch.domain_slices.num_rows)
+        rows_per_second = loader.num_rows / (time.perf_counter() - start)
+        loss_by_domain = total / torch.diff(torch.tensor(loader.bounds)).clamp(min=1)
         reports.append(
-            EpochReport(
-                epoch=epoch,
-                loss={n: float(total[d]) / max(1, bounds[d + 1] - bounds[d]) for d, n in enumerate(names)},
-                valid=valid,
-                valid_by_domain={k: v.tolist() for k, v in by_domain.items()},
-                rows_per_second=loader.num_rows / seconds,
-                pseudo_labels=counts.by_name(names),
-                is_best=is_best,
-            )
+            new_report(epoch, loss_by_domain, rows_per_second, counts, dataset, model, model_settings, reports)
         )
-        write_checkpoint(folder, model, optimizers, generator, [vars(report) for report in reports], is_best=is_best)
+        plain = [vars(report) for report in reports]
+        write_checkpoint(folder, model, optimizers, generator, plain, is_best=reports[-1].is_best)
         if on_epoch is not None:
             on_epoch(reports[-1])
     model.load_state_dict(torch.load(folder / BEST, map_location=device, weights_only=True))
     return reports
+
+
+def new_optimizers(model: TwoTower, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """One optimizer for the embedding tables, and one for the networks where there are any."""
+    tables, networks = split_parameters(model)
+    optimizers: list[torch.optim.Optimizer] = []
+    if tables:
+        optimizers.append(RowAdamW(tables, lr=settings.learning_rate, weight_decay=settings.weight_decay))
+    if networks:
+        rate, decay = settings.network_learning_rate, settings.network_weight_decay
+        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=decay))
+    return optimizers
+
+
+def train_step(
+    model: TwoTower,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: RetrievalBatch,
+    sampler: CandidateSampler,
+    generator: torch.Generator,
+    settings: TrainingSettings,
+    epoch: int,
+    counts: PseudoLabelCounts,
+) -> Float[Tensor, " batch"]:
+    """Move the model by one batch, and by the pseudo-labels it gives rise to; gives the rows' losses."""
+    loss = retrieval_loss(model, batch, sampler, generator, settings)
+    objective = loss.mean()
+    if settings.self_training is not None:
+        pseudo = pseudo_batch(model, batch, sampler, settings.self_training.share_at(epoch), counts)
+        if pseudo is not None:
+            pseudo_loss = retrieval_loss(model, pseudo, sampler, generator, settings)
+            objective = objective + pseudo_loss.sum() / loss.numel()
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(objective)
+    for optimizer in optimizers:
+        optimizer.step()
+    return loss.detach().cpu().double()
+
+
+def new_report(
+    epoch: int,
+    loss: Float[Tensor, " domain"],
+    rows_per_second: float,
+    counts: PseudoLabelCounts,
+    dataset: Dataset,
+    model: TwoTower,
+    model_settings: TwoTowerSettings,
+    earlier: Sequence[EpochReport],
+) -> EpochReport:
+    """Validate the model as it is now, and say what the epoch did."""
+    names = dataset.schema.domain_names
+    result = evaluate_retrieval(TwoTowerScorer(model, model_settings, dataset, "valid"), dataset, "valid")
+    by_domain = {name: domain_means(values, result.domain, len(names)) for name, values in result.metrics.items()}
+    valid = {name: float(macro_mean(values, names)) for name, values in by_domain.items()}
+    return EpochReport(
+        epoch=epoch,
+        loss=dict(zip(names, loss.tolist(), strict=True)),
+        valid=valid,
+        valid_by_domain={name: values.tolist() for name, values in by_domain.items()},
+        rows_per_second=rows_per_second,
+        pseudo_labels=counts.by_name(names),
+        is_best=all(selection_value(valid) > selection_value(report.valid) for report in earlier),
+    )
 
 
 def retrieval_loss(
