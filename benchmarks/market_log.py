@@ -41,6 +41,7 @@ def market_log(markets: Sequence[Market], *, shared: float = 0.5, num_rows: int 
     stride = (num_rows - 1) // num_distinct
     if stride < 1:
         raise ValueError(f"{num_distinct} items do not fit into {num_rows} rows")
+    list_length = min(LIST_LENGTH, min(market.items for market in markets) // 2)
     users, items, splits, candidates = [], [], [], []
     next_user, next_item = 1, 0
     for market, common in zip(markets, overlap, strict=True):
@@ -51,7 +52,8 @@ def market_log(markets: Sequence[Market], *, shared: float = 0.5, num_rows: int 
         users.append(next_user + user)
         items.append(corpus[place])
         splits.append(split)
-        candidates.append(corpus[_draw_lists(market.items, place[split == TEST], rng)].astype(np.int32))
+        lists = _draw_lists(market.items, place[split == TEST], list_length, rng)
+        candidates.append(corpus[lists].astype(np.int32))
         next_user, next_item = next_user + market.users, next_item + len(own)
     domain = np.repeat(np.arange(len(markets)), [len(user) for user in users])
     taken, split = Taken(np.concatenate(users), np.concatenate(items), domain, None), np.concatenate(splits)
@@ -92,9 +94,8 @@ def _draw_positives(market: Market, rng: np.random.Generator) -> tuple[np.ndarra
     return user[order], item[order], split[order]
 
 
-def _draw_lists(num_items: int, positive: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_lists(num_items: int, positive: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """For each positive a list of places that holds it, distinct and ascending."""
-    count = min(LIST_LENGTH, num_items // 2)
     place = np.sort(rng.integers(num_items - count + 1, size=(len(positive), count)), axis=1) + np.arange(count)
     lacks = ~(place == positive[:, None]).any(axis=1)
     place[lacks, rng.integers(count, size=int(lacks.sum()))] = positive[lacks]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from isthmus.data.dataset import Dataset, Split
+from isthmus.data.dataset import Column, Dataset, Split
 from isthmus.data.features import HistoryReader, Rows
 from isthmus.evaluation.references import Popularity, Reference
 
@@ -42,7 +42,7 @@ def training_interactions(dataset: Dataset) -> csr_matrix:
     return binary_matrix(items, offsets, dataset.num_items)
 
 
-def binary_matrix(items: Rows, offsets: Rows, num_items: int) -> csr_matrix:
+def binary_matrix(items: Column, offsets: Rows, num_items: int) -> csr_matrix:
     """One line a list of items, 1 where the item is in it; the unseen item, row 0, is in none."""
     row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     is_seen = items > 0

@@ -5,7 +5,7 @@ user already has and what the domain may not show.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, hstack
 BLOCK_COLUMNS = 512  # items whose similarities to all others are held at a time
 
 
+@runtime_checkable
 class Reference(Protocol):
     """A recommender that needs a user's history alone."""
 

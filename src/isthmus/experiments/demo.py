@@ -1,5 +1,6 @@
 """The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def demo(data: Path | None, out: Path) -> None:
     print(f"\n{describe(dataset).to_markdown()}\n")
     show_audit(dataset)
     print("\ntraining ADI: one model for all domains")
-    trained = train(dataset, run, settings, show_progress=True)
+    trained = train(dataset, run, settings, show_progress=sys.stderr.isatty())
     table = compared(opened, trained, settings)
     print(f"\n{table.to_markdown()}")
     print(f"table and picture: {table.write(out).parent}\n")
@@ -100,13 +101,13 @@ def compared(dataset: Dataset, run: Run, settings: RunSettings) -> Table:
 
 
 def show_recommendations(dataset: Dataset, run: Run) -> None:
-    """Print the best items of a few users of each domain, the first of its test rows that have a history."""
+    """Print the best items of a few users of each domain."""
     users = dataset.vocabulary("user")
     events = dataset.events["test"]
     bounds = events.domain_bounds(dataset.num_domains)
     for domain, name in enumerate(dataset.schema.domain_names):
         rows = np.asarray(events.user_row[bounds[domain] : bounds[domain + 1]])
-        known = rows[rows > 0][:NUM_USERS_SHOWN]
+        known = np.unique(rows[rows > 0])[:NUM_USERS_SHOWN]
         for user_row in known.tolist():
             answer = run.recommend(name, user=users[user_row - 1], k=5)
             print(f"{name}, user {users[user_row - 1]} (by {answer.basis}):")

@@ -84,26 +84,26 @@ class Table:
         }
 
     def to_markdown(self) -> str:
-        """The table, a line a method; the paper's values stand in brackets where it has them."""
-        header = [
-            "method",
-            *(f"{self.main_metric} {domain}" for domain in self.domains),
-            *(f"{metric} {MACRO}" for metric in self.metrics),
-            "seeds",
-            "parameters",
-            "paired test",
-        ]
-        lines = [header, ["---", *["---:"] * (len(header) - 2), "---"]]
+        """The table, a line a method, the paper's values in brackets; facts that no row has make no column."""
+        values = [f"{self.main_metric} {domain}" for domain in self.domains]
+        values += [f"{metric} {MACRO}" for metric in self.metrics]
+        facts = {
+            "seeds": [str(len(row.seeds)) for row in self.rows if any(len(other.seeds) > 1 for other in self.rows)],
+            "parameters": [f"{row.num_parameters:,}" for row in self.rows if any(r.num_parameters for r in self.rows)],
+            "paired test": [row.against for row in self.rows if any(other.against for other in self.rows)],
+        }
+        facts = {name: cells for name, cells in facts.items() if cells}
+        header = ["method", *values, *facts]
+        lines = [header, ["---", *["---:"] * len(values), *["---"] * len(facts)]]
         group = ""
-        for row in self.rows:
+        for number, row in enumerate(self.rows):
             if row.group != group:
                 group = row.group
                 lines.append([f"*{group}*", *[""] * (len(header) - 1)])
             cells = [row.method]
             cells += [_shown(row, domain, self.main_metric) for domain in self.domains]
             cells += [_shown(row, MACRO, metric) for metric in self.metrics]
-            cells += [str(len(row.seeds)), f"{row.num_parameters:,}" if row.num_parameters else "-", row.against]
-            lines.append(cells)
+            lines.append([*cells, *(column[number] for column in facts.values())])
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         notes = "\n".join(f"- {note}" for note in self.notes)
         return f"# {self.title}\n\n{body}\n\n{notes}\n"

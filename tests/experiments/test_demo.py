@@ -1,0 +1,15 @@
+from pathlib import Path
+
+import pytest
+
+from isthmus.experiments.demo import demo
+
+
+def test_without_real_data_the_demo_generates_trains_compares_and_recommends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo(None, tmp_path / "out")
+    printed = capsys.readouterr().out
+    for text in ("three domains are generated", "audit:", "| ADI |", "popularity of the domain", "user history"):
+        assert text in printed
+    assert (tmp_path / "out" / "table.png").is_file()
