@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from isthmus.files import markdown_table
+
 
 @dataclass(frozen=True)
 class Line:
@@ -43,7 +45,6 @@ def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
 
 def to_markdown(lines: Sequence[Line]) -> str:
     """The table, a row a line."""
-    header = ["part", "case", "measured", "ratio", "to", "target"]
     rows = [
         [
             line.part,
@@ -55,5 +56,4 @@ def to_markdown(lines: Sequence[Line]) -> str:
         ]
         for line in lines
     ]
-    rule = ["---", "---", "---:", "---:", "---", "---"]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+    return markdown_table(["part", "case", "measured", "ratio", "to", "target"], rows, num_left=2)

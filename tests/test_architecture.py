@@ -18,6 +18,7 @@ MAX_LINES = 400
 # `isthmus`; `data.vocabularies` opens that one module of a room. None: everything.
 MAY_IMPORT: dict[str, set[str] | None] = {
     "errors": set(),
+    "files": {"errors"},
     "schema": set(),
     "domains": set(),
     "losses": set(),
@@ -27,9 +28,20 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "layers": {"domains", "batch"},
     "backbones": {"layers", "domains"},
     "models": {"backbones", "layers", "batch", "domains"},
-    "data": {"schema", "batch", "domains", "errors"},
-    "evaluation": {"models", "data", "index", "metrics", "batch", "domains", "errors"},
-    "training": {"evaluation", "models", "backbones", "data", "losses", "metrics", "batch", "domains", "errors"},
+    "data": {"schema", "batch", "domains", "errors", "files"},
+    "evaluation": {"models", "data", "index", "metrics", "batch", "domains", "errors", "files"},
+    "training": {
+        "evaluation",
+        "models",
+        "backbones",
+        "data",
+        "losses",
+        "metrics",
+        "batch",
+        "domains",
+        "errors",
+        "files",
+    },
     "serving": {
         "models",
         "evaluation",
@@ -40,9 +52,10 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "batch",
         "domains",
         "errors",
+        "files",
     },
     "abtest": {"data"},
-    "settings": {"schema", "errors"},  # and every settings class, wherever it stands: see `import_problems`
+    "settings": {"schema", "errors", "files"},  # and every settings class, wherever it stands: see `import_problems`
     "api": None,
     "experiments": None,
     "cli": None,

@@ -67,8 +67,8 @@ REFUSED = (
     ("kind: hnsw", "kind: hnws", "index: {'kind': 'hnws', 'links_per_item': 8}: input tag 'hnws'"),
     ("index:", "training: {seed: 1}\nindex:", "line 3: key 'training' stands twice; keep one"),
     ("index:", "index: [", "not YAML"),
-    (GOOD, "- 1\n", "holds no settings"),
-    (GOOD, "", "holds no settings"),
+    (GOOD, "- 1\n", "holds no keys; a settings file needs"),
+    (GOOD, "", "holds no keys; a settings file needs"),
 )
 
 
@@ -99,7 +99,7 @@ def test_a_wrong_override_is_refused_and_not_blamed_on_the_file(tmp_path: Path, 
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml: no such settings file"):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file; a settings file needs"):
         read_settings(tmp_path / "nowhere.yaml")
     (tmp_path / "run.yaml").write_bytes(b"a: \xff")
     with pytest.raises(InputError, match="not UTF-8 text"):

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isthmus.errors import InputError, explain
+from isthmus.files import read_yaml
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.indexes import ExactIndexSettings, IndexSettings
 from isthmus.training.retrieval import TrainingSettings
@@ -22,6 +23,8 @@ training:
   epochs: 8
 """
 """What `isthmus train` takes without a settings file."""
+
+REMEDY = "a settings file needs 'retrieval' and 'training'"
 
 
 class RunSettings(BaseModel):
@@ -60,7 +63,7 @@ def read_settings(file: Path | None, overrides: Sequence[str] = ()) -> RunSettin
         InputError: the file cannot be read, or a setting is unknown, missing or out of range; the message names the
             file, the key, the value and what is allowed.
     """
-    content = yaml.safe_load(DEFAULT_SETTINGS) if file is None else _read_yaml(file)
+    content = yaml.safe_load(DEFAULT_SETTINGS) if file is None else read_yaml(file, remedy=REMEDY)
     overridden = [_override(content, text) for text in overrides]
     try:
         return RunSettings.model_validate(content)
@@ -106,33 +109,3 @@ def _override(content: dict[str, Any], text: str) -> str:
     except yaml.YAMLError as error:
         raise InputError(f"--set {text}: the value is not YAML; put it in quotes") from error
     return key
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        if (node := yaml.compose(text, Loader=yaml.SafeLoader)) is not None:
-            _refuse_repeated_keys(node, file)
-        content = yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: no such settings file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: holds no settings; it needs 'retrieval' and 'training'")
-    return content
-
-
-def _refuse_repeated_keys(node: yaml.Node, file: Path) -> None:
-    # PyYAML keeps the last of two equal keys and says nothing.
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise InputError(f"{file}: line {key.start_mark.line + 1}: key {key.value!r} stands twice; keep one")
-            seen.add(key.value)
-    for value in node.value if isinstance(node.value, list) else []:
-        for inner in value if isinstance(value, tuple) else (value,):
-            _refuse_repeated_keys(inner, file)

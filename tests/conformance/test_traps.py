@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -129,12 +130,12 @@ def test_no_verb_answers_for_an_undeclared_domain(name: str, runs: dict[str, Run
     with pytest.raises(InputError, match=f"unknown domain {name!r}"):
         run.recommend_all(tmp_path / "all.parquet", domain=name)
     assert list(tmp_path.iterdir()) == []
-    log = named_log(tmp_path / "log", NAMES["apart"])
-    events = pq.read_table(log.parent / "events.parquet")
+    folder = Path(shutil.copytree(run.dataset.path.parent / "log", tmp_path / "log"))
+    events = pq.read_table(folder / "events.parquet")
     row = {"user_id": ["u1"], "item_id": ["i1"], "domain": [name], "time": [1_700_000_000]}
-    pq.write_table(pa.concat_tables([events, pa.table(row)]), log.parent / "events.parquet")
+    pq.write_table(pa.concat_tables([events, pa.table(row)]), folder / "events.parquet")
     with pytest.raises(InputError, match="domain"):
-        prepare(log, tmp_path / "dataset")
+        prepare(folder / "log.yaml", tmp_path / "dataset")
     assert not (tmp_path / "dataset").exists()
 
 
@@ -175,7 +176,7 @@ def test_declaring_domains_in_another_order_renumbers_and_changes_nothing_else(
     runs: dict[str, Run], tmp_path: Path
 ) -> None:
     one = runs["apart"].dataset
-    log = named_log(tmp_path / "log", NAMES["apart"])
+    log = Path(shutil.copytree(one.path.parent / "log", tmp_path / "log")) / "log.yaml"
     rewrite(log, lambda content: content.update(domains=dict(reversed(content["domains"].items()))))
     other = prepare(log, tmp_path / "dataset")
     assert other.schema.domain_names == one.schema.domain_names[::-1]
@@ -189,16 +190,16 @@ def test_declaring_domains_in_another_order_renumbers_and_changes_nothing_else(
         renumbered = sorted((user, item, new_number[domain], time) for user, item, domain, time in rows[0])
         assert rows[1] == renumbered
     assert np.array_equal(other.item_count, np.asarray(one.item_count)[::-1])
-    scored = {}
+    scored = []
     for dataset in (one, other):
         result = evaluate_retrieval(
             ReferenceScorer(popularity_by_domain(dataset), dataset, "test"), dataset, "test", corpus_ks=(3,)
         )
         means = domain_means(result.metrics["corpus_ndcg@3"], result.domain, 3)
-        scored[dataset] = dict(zip(dataset.schema.domain_names, means.tolist(), strict=True))
+        scored.append(dict(zip(dataset.schema.domain_names, means.tolist(), strict=True)))
     for number, name in enumerate(NAMES["apart"]):
         assert other.corpus(new_number[number]).tolist() == one.corpus(number).tolist()
-        assert scored[other][name] == scored[one][name] > 0
+        assert scored[1][name] == scored[0][name] > 0
 
 
 # T11: domains whose names begin alike
@@ -208,7 +209,7 @@ def test_what_domains_are_called_changes_neither_dataset_nor_training(runs: dict
     apart, alike = runs["apart"], runs["alike"]
     seller = [run.dataset.features["seller"] for run in (apart, alike)]
     assert np.array_equal(np.asarray(seller[0]), np.asarray(seller[1]))
-    assert [run.dataset.corpus(1).tolist() for run in (apart, alike)][0] == alike.dataset.corpus(1).tolist()
+    assert apart.dataset.corpus(1).tolist() == alike.dataset.corpus(1).tolist()
     assert np.array_equal(apart.dataset.item_count, alike.dataset.item_count)
     weights = apart.model.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in alike.model.state_dict().items())
@@ -409,13 +410,13 @@ def test_a_trained_adi_serves_its_exact_offline_ranking(kind: str, runs: dict[st
 @pytest.mark.parametrize("patience", [1, 30])
 def test_what_is_evaluated_later_is_the_best_epoch(patience: int, tiny_dataset: Dataset, tmp_path: Path) -> None:
     # A large rate on a small log soon overfits, so that the best epoch is not the last.
-    restless = settings(epochs=6, patience=patience, learning_rate=0.3, network_learning_rate=0.1)
+    restless = settings(epochs=5, patience=patience, learning_rate=0.3, network_learning_rate=0.1)
     train(tiny_dataset.path, tmp_path / "run", restless, say=ignore)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     values = [line["valid"]["ndcg@10"] for line in lines]
     best = values.index(max(values))
     assert best < len(lines) - 1
-    assert (len(lines) < 6) == (patience == 1)
+    assert (len(lines) < 5) == (patience == 1)
     result = Run.open(tmp_path / "run").evaluate("valid")
     for name, expected in lines[best]["valid"].items():
         means = domain_means(result.metrics[name], result.domain, 3)

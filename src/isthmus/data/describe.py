@@ -1,10 +1,10 @@
 """What a dataset holds: the counts that the papers' data tables give."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.data.dataset import read_manifest
+from isthmus.files import markdown_table
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Description:
             for name, users, items in zip(names, self.user_overlap, self.item_overlap, strict=True)
         ]
         return (
-            f"## {self.name}\n\n{_table(['', *names], counts)}\n\n"
-            f"Users / items in common (training and validation):\n\n{_table(['', *names], shared)}\n"
+            f"## {self.name}\n\n{markdown_table(['', *names], counts)}\n\n"
+            f"Users / items in common (training and validation):\n\n{markdown_table(['', *names], shared)}\n"
         )
 
 
@@ -98,8 +98,3 @@ def describe(path: Path) -> Description:
         user_overlap=tuple(tuple(row) for row in counts["user_overlap"]),
         item_overlap=tuple(tuple(row) for row in counts["item_overlap"]),
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

@@ -7,6 +7,7 @@ import torch
 
 from isthmus.errors import InputError
 from isthmus.evaluation.summary import MACRO, SavedResult, user_means
+from isthmus.files import markdown_table
 from isthmus.metrics import PairedTest, paired_test
 
 
@@ -50,7 +51,6 @@ class Comparison:
     def to_markdown(self) -> str:
         """A table, a row a metric and domain."""
         header = ["metric", "domain", "a", "b", "a - b", "95% interval", "p"]
-        rule = ["---", "---", *["---:"] * 5]
         rows = [
             [
                 row.metric,
@@ -63,9 +63,8 @@ class Comparison:
             ]
             for row in self.rows
         ]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
         head = f"Split {self.split}; a is {self.name_a}, b is {self.name_b}; means over users, paired by user."
-        return f"{head}\n\n{table}"
+        return f"{head}\n\n{markdown_table(header, rows, num_left=2)}"
 
 
 def compare(

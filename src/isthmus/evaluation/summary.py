@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isthmus.errors import InputError
 from isthmus.evaluation.retrieval import RetrievalResult
+from isthmus.files import markdown_table, new_file
 from isthmus.metrics import Interval, bootstrap_interval
 
 COLD_USER_POSITIVES = 4
@@ -86,7 +87,6 @@ class Summary:
                 continue
             metrics = list(dict.fromkeys(name for group in part.groups for name in group.metrics))
             header = ["domain", "rows", "users", "never seen", *metrics]
-            rule = ["---", *["---:"] * (len(header) - 1)]
             rows = [
                 [
                     group.name,
@@ -97,8 +97,7 @@ class Summary:
                 ]
                 for group in part.groups
             ]
-            table = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
-            texts.append(f"## {part.name.capitalize()}\n\n{table}")
+            texts.append(f"## {part.name.capitalize()}\n\n{markdown_table(header, rows)}")
         return "\n\n".join(texts)
 
 
@@ -173,13 +172,8 @@ def save_result(saved: SavedResult, file: Path) -> None:
     }
     meaning = {"domain_names": json.dumps(saved.domain_names), "split": saved.split}
     table = pa.table({name: pa.array(column.numpy()) for name, column in columns.items()}, metadata=meaning)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    try:
+    with new_file(file) as partial:
         pq.write_table(table, partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_result(file: Path) -> SavedResult:

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from isthmus.files import markdown_table, write_text
+
 MACRO = "macro"
 
 
@@ -94,7 +96,7 @@ class Table:
         }
         facts = {name: cells for name, cells in facts.items() if cells}
         header = ["method", *values, *facts]
-        lines = [header, ["---", *["---:"] * len(values), *["---"] * len(facts)]]
+        lines = []
         group = ""
         for number, row in enumerate(self.rows):
             if row.group != group:
@@ -104,17 +106,16 @@ class Table:
             cells += [_shown(row, domain, self.main_metric) for domain in self.domains]
             cells += [_shown(row, MACRO, metric) for metric in self.metrics]
             lines.append([*cells, *(column[number] for column in facts.values())])
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         notes = "\n".join(f"- {note}" for note in self.notes)
-        return f"# {self.title}\n\n{body}\n\n{notes}\n"
+        return f"# {self.title}\n\n{markdown_table(header, lines)}\n\n{notes}\n"
 
     def write(self, folder: Path) -> Path:
         """Write `table.md`, `table.json` and `table.png`; gives the path of the first."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(folder / "table.json", json.dumps(self.to_dict(), indent=1) + "\n")
         self.plot(folder / "table.png")
         report = folder / "table.md"
-        report.write_text(self.to_markdown(), encoding="utf-8")
+        write_text(report, self.to_markdown())
         return report
 
     def plot(self, file: Path) -> None:

@@ -1,8 +1,6 @@
 """From a user in a domain to the best items that this domain may show."""
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +20,7 @@ from isthmus.data.features import FeatureReader, HistoryReader, Rows, to_bag
 from isthmus.domains import DomainSlices
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.retrieval import encode_items
+from isthmus.files import new_file
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.serving.indexes import AnyIndexSettings, BuiltIndex, build_index
 
@@ -70,20 +69,6 @@ class Recommendations:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
-
-
-@contextmanager
-def new_file(out: Path) -> Iterator[Path]:
-    """A file beside `out` that takes its place when the block ends well; else `out` stays as it was."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        yield partial
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class Recommender:

@@ -1,12 +1,13 @@
 """What training keeps on disk so that it can go on after any interruption, written atomically."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from isthmus.files import new_file
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -19,16 +20,9 @@ class Progress:
 
 
 def write_atomically(value: Any, file: Path) -> None:
-    """Save under another name, then rename: a killed process or a full disk leaves the old file whole."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            torch.save(value, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Save what torch can save; the file is whole or as it was."""
+    with new_file(file) as partial, partial.open("wb") as stream:  # a path would hide a full disk as RuntimeError
+        torch.save(value, stream)
 
 
 def write_checkpoint(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.data.dataset import SPLITS, Dataset
+from isthmus.files import markdown_table
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.training.retrieval import EpochReport, TrainingSettings
 
@@ -45,7 +46,7 @@ def report_markdown(
     ]
     sections = [
         f"# Run {name}",
-        table(["setting", "value"], chosen),
+        markdown_table(["setting", "value"], chosen),
         "Every setting is in `settings.yaml`.",
         "## Domains",
         domain_table(dataset),
@@ -60,12 +61,6 @@ def report_markdown(
     return "\n\n".join(sections) + "\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
-
-
 def domain_table(dataset: Dataset) -> str:
     """How many positives and items each domain has."""
     counts = {split: np.diff(dataset.events[split].domain_bounds(dataset.num_domains)) for split in SPLITS}
@@ -73,7 +68,7 @@ def domain_table(dataset: Dataset) -> str:
         [name, *(f"{int(counts[split][d]):,}" for split in SPLITS), f"{len(dataset.corpus(d)):,}"]
         for d, name in enumerate(dataset.schema.domain_names)
     ]
-    return table(["domain", "train", "valid", "test", "items it may show"], rows)
+    return markdown_table(["domain", "train", "valid", "test", "items it may show"], rows)
 
 
 def epoch_table(reports: Sequence[EpochReport]) -> str:
@@ -88,7 +83,7 @@ def epoch_table(reports: Sequence[EpochReport]) -> str:
         ]
         for report in reports
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def valid_table(report: EpochReport) -> str:
@@ -97,7 +92,7 @@ def valid_table(report: EpochReport) -> str:
         [name, *(f"{values[d]:.4f}" for values in report.valid_by_domain.values())]
         for d, name in enumerate(report.loss)
     ]
-    return table(["domain", *report.valid_by_domain], rows)
+    return markdown_table(["domain", *report.valid_by_domain], rows)
 
 
 def pairs(reports: Sequence[EpochReport]) -> str:
@@ -106,4 +101,4 @@ def pairs(reports: Sequence[EpochReport]) -> str:
     rows = [
         [str(report.epoch + 1), *(f"{report.pseudo_labels.get(name, 0):,}" for name in names)] for report in reports
     ]
-    return table(["epoch", *names], rows)
+    return markdown_table(["epoch", *names], rows)

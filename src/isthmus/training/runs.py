@@ -11,7 +11,6 @@ evaluation/         SPLIT.parquet: a line a held-out positive
 
 import json
 import math
-import os
 import pickle
 import shutil
 import zipfile
@@ -31,6 +30,7 @@ from isthmus.backbones.budget import scale_widths
 from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.features import feature_sizes, table_sizes
 from isthmus.errors import InputError
+from isthmus.files import PARTIAL, write_text
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import BEST, LAST
 from isthmus.training.optim import split_parameters
@@ -187,7 +187,7 @@ def begin(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
         require_same_settings(folder, settings)
         DatasetRecord.read(folder).require(dataset)
         return
-    present = {entry.name.removesuffix(".partial") for entry in folder.iterdir()} if folder.is_dir() else set()
+    present = {entry.name.removesuffix(PARTIAL) for entry in folder.iterdir()} if folder.is_dir() else set()
     if not present <= {DATASET, SETTINGS}:  # one of them alone is what a killed beginning leaves
         raise InputError(f"{folder}: holds other files and is not a run folder; give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -365,16 +365,3 @@ def write_report(
     """Write report.md."""
     text = report_markdown(folder.name, dataset, settings, training, count_parameters(model), reports)
     write_text(folder / REPORT, text)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write under another name, then rename: the file is whole or as it was."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
