@@ -140,9 +140,10 @@ class Dataset:
         def column(name: str) -> Column:
             if name not in present or not (path / name).is_file():
                 raise DatasetError(f"{path / name}: missing; the dataset is damaged, run 'isthmus prepare' again")
-            mmap_mode = None if 0 in present[name]["shape"] else "r"  # an empty array cannot be mapped
+            is_empty = 0 in present[name]["shape"]  # an empty array cannot be mapped
             try:
-                return np.load(path / name, mmap_mode=mmap_mode)
+                array: Column = np.load(path / name, mmap_mode=None if is_empty else "r")
+                return array
             except ValueError as error:
                 raise DatasetError(f"{path / name}: {error}; run 'isthmus prepare' again") from error
 
