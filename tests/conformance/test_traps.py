@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from tests.tiny import ITEM_ID, Positive, sizes_of, tiny_dataset, tiny_schema
+from tests.tiny import Positive, tiny_dataset, tiny_schema
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from isthmus.api import Run, train
 from isthmus.backbones.settings import (
@@ -35,18 +33,16 @@ from isthmus.backbones.settings import (
     SharedBottomSettings,
     StarSettings,
 )
-from isthmus.batch import Bag, Features
 from isthmus.data.audit import audit
 from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
-from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
 from isthmus.evaluation.reference_rows import ReferenceScorer, popularity_by_domain
 from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, summarise
 from isthmus.metrics import auc_by_group, domain_means, macro_mean, traffic_weighted_mean
-from isthmus.models.two_tower import TwoTower, TwoTowerSettings
+from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.settings import RunSettings
 from isthmus.training.retrieval import TrainingSettings
 from isthmus.training.runs import new_model
@@ -241,77 +237,6 @@ def test_nothing_of_a_domain_reaches_one_whose_name_begins_alike(runs: dict[str,
     assert [(group.name, group.num_rows) for group in summary.slices[0].groups[:3]] == [
         *zip(names, held_out, strict=True)
     ]
-
-
-# T12: what a row costs as domains are added
-
-
-class Elements(TorchDispatchMode):
-    """Counts the numbers that all operations write: also what no product is, such as a selection by masks."""
-
-    count = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        outputs = result if isinstance(result, tuple | list) else [result]
-        self.count += sum(tensor.numel() for tensor in outputs if isinstance(tensor, Tensor))
-        return result
-
-
-def cost(model_settings: TwoTowerSettings, num_domains: int) -> tuple[int, int]:
-    """Products of both towers, forward and backward, and numbers written forward, for 2048 rows in all."""
-    train_rows: list[Positive] = [(1, 1, domain, 0) for domain in range(num_domains)]
-    schema = tiny_schema(
-        domains=[f"d{domain}" for domain in range(num_domains)],
-        fields=(ITEM_ID.model_copy(update={"side": "user", "name": "me"}), ITEM_ID),
-        clock=False,
-    )
-    user, item, tables = sizes_of(tiny_dataset(train_rows, num_users=5, num_items=5, schema=schema))
-    model = TwoTower(
-        model_settings,
-        num_domains=num_domains,
-        user_sizes=user,
-        item_sizes=item,
-        table_rows=tables,
-        initial_bias=torch.zeros(num_domains, 5),
-    )
-    count = 2048
-    rows = torch.arange(count) % 5
-    features = Features(rows[:, None], tuple[Bag, ...](), torch.empty(count, 0))
-    slices = DomainSlices.from_counts([count // num_domains] * num_domains)
-    with Elements() as elements:
-        vectors = model.encode_user(features, slices), model.encode_item(features, rows, slices)
-    products = FlopCounterMode(display=False)
-    with products:
-        vectors = model.encode_user(features, slices), model.encode_item(features, rows, slices)
-        torch.autograd.backward((vectors[0] * vectors[1]).sum())
-    return products.get_total_flops(), elements.count
-
-
-FLAT: dict[str, TwoTowerSettings] = {
-    **{
-        kind: TwoTowerSettings(embedding_dim=8, backbone=backbone, adaptation="linear", domain_indicator=True)
-        for kind, backbone in BACKBONES.items()
-        if kind != "cross_stitch"  # every row runs through all networks, as the method demands
-    },
-    "VA": TwoTowerSettings(embedding_dim=8, backbone=BACKBONES["adi"], adaptation="attention"),
-    "1-SE": TwoTowerSettings(embedding_dim=8, backbone=BACKBONES["adi"], adaptation="se", se_use="global"),
-    "D-SE": TwoTowerSettings(embedding_dim=8, backbone=BACKBONES["adi"], adaptation="se", se_use="domain"),
-    "(D+K)-SE": TwoTowerSettings(embedding_dim=8, backbone=BACKBONES["adi"], adaptation="se", se_use="network"),
-    "one model a domain": TwoTowerSettings(
-        embedding_dim=8, backbone=BACKBONES["independent"], adaptation="linear", tables_by_domain=True
-    ),
-}
-
-
-@pytest.mark.parametrize("name", list(FLAT))
-def test_a_row_of_both_towers_costs_the_same_with_more_domains(name: str) -> None:
-    assert len(FLAT) == 12
-    (few_products, few_elements), (many_products, many_elements) = cost(FLAT[name], 2), cost(FLAT[name], 16)
-    assert 0 < many_products <= 1.02 * few_products  # the rest: ADI's gates, once a domain
-    assert 0 < many_elements <= 1.05 * few_elements  # the rest: each domain's own statistics and weights
 
 
 # T14: what a mean over domains and a short list count

@@ -222,7 +222,8 @@ def retrieval_loss(
     item = model.encode_item(block.item, block.item_row, block.domain_slices)
     losses = []
     # split, not slices: a slice's gradient is a matrix of zeros as tall as the batch, one a domain
-    users, items = torch.split(user, batch.domain_slices.counts), torch.split(item, block.domain_slices.counts)
+    users = torch.split(user, list(batch.domain_slices.counts))
+    items = torch.split(item, list(block.domain_slices.counts))
     for domain, rows in batch.domain_slices:
         columns = block.domain_slices[domain]
         losses.append(
