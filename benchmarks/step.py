@@ -17,7 +17,7 @@ from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.training.optim import RowAdamW, split_parameters
 from isthmus.training.retrieval import TrainingSettings, retrieval_loss
 from isthmus.training.runs import new_model
-from isthmus.training.self_training import PseudoLabelCounts, SelfTrainingSettings, pseudo_batch
+from isthmus.training.self_training import SelfTrainingSettings, no_counts, pseudo_batch
 
 
 def tower(dim: int, backbone: AnyBackboneSettings | None = None) -> TwoTowerSettings:
@@ -63,7 +63,7 @@ class Trainer:
         loss = retrieval_loss(self.model, batch, self.sampler, self.generator, self.settings)
         objective = loss.mean()
         if self.settings.self_training is not None:
-            counts = PseudoLabelCounts(self.dataset.num_domains)
+            counts = no_counts(self.dataset.num_domains)
             pseudo = pseudo_batch(self.model, batch, self.sampler, self.settings.self_training.share_at(0), counts)
             if pseudo is not None:
                 pseudo_loss = retrieval_loss(self.model, pseudo, self.sampler, self.generator, self.settings)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isthmus.training.checkpoint import BEST, LAST, read_checkpoint, write_atomically, write_checkpoint
+from isthmus.training.checkpoint import BEST, LAST, Progress, read_checkpoint, write_atomically, write_checkpoint
 
 
 def new_parts(seed: int) -> tuple[nn.Linear, list[torch.optim.Optimizer], torch.Generator]:
@@ -36,7 +36,7 @@ def test_all_is_put_back_so_that_the_next_step_is_the_same(tmp_path: Path) -> No
         model, optimizers, generator = new_parts(1)
         step(model, optimizers, generator)
         reports = [{"epoch": 0, "loss": {"a": 1.5}, "is_best": True}]
-        write_checkpoint(tmp_path, model, optimizers, generator, reports, is_best=True)
+        write_checkpoint(tmp_path, model, optimizers, generator, Progress(reports), is_best=True)
         step(model, optimizers, generator)
 
         torch.manual_seed(4)
@@ -51,7 +51,7 @@ def test_all_is_put_back_so_that_the_next_step_is_the_same(tmp_path: Path) -> No
 def test_the_best_weights_are_those_of_the_last_best_epoch(tmp_path: Path) -> None:
     for number, is_best in enumerate([True, True, False]):
         model, optimizers, generator = new_parts(number)
-        write_checkpoint(tmp_path, model, optimizers, generator, [], is_best=is_best)
+        write_checkpoint(tmp_path, model, optimizers, generator, Progress([]), is_best=is_best)
     assert torch.load(tmp_path / BEST, weights_only=True)["bias"].tolist() == [1.0, 1.0]
     assert torch.load(tmp_path / LAST, weights_only=True)["model"]["bias"].tolist() == [2.0, 2.0]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([BEST, LAST])
@@ -74,7 +74,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_whole(tmp_path: Path, monke
 
 def test_a_run_killed_between_its_two_files_repeats_its_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizers, generator = new_parts(1)
-    write_checkpoint(tmp_path, model, optimizers, generator, [{"epoch": 0}], is_best=True)
+    write_checkpoint(tmp_path, model, optimizers, generator, Progress([{"epoch": 0}]), is_best=True)
     save = torch.save
 
     def killed_at_last(value: object, stream: IO[bytes]) -> None:
@@ -85,7 +85,7 @@ def test_a_run_killed_between_its_two_files_repeats_its_epoch(tmp_path: Path, mo
     monkeypatch.setattr(torch, "save", killed_at_last)
     later, later_optimizers, later_generator = new_parts(5)
     with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(tmp_path, later, later_optimizers, later_generator, [{}, {}], is_best=True)
+        write_checkpoint(tmp_path, later, later_optimizers, later_generator, Progress([{}, {}]), is_best=True)
     fresh, fresh_optimizers, fresh_generator = new_parts(9)
     assert read_checkpoint(tmp_path, fresh, fresh_optimizers, fresh_generator).reports == [{"epoch": 0}]
     assert fresh.bias.tolist() == [1.0, 1.0]

@@ -1,7 +1,7 @@
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,15 +15,16 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RetrievalLoader
 from isthmus.data.sampling import CandidateSampler
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
+from isthmus.training import retrieval
 from isthmus.training.checkpoint import BEST, LAST
 from isthmus.training.retrieval import (
     EpochReport,
     TrainingSettings,
     is_finished,
     known_mask,
-    rate_factor,
     retrieval_loss,
     selection_value,
+    set_rates,
     train_retrieval,
 )
 from isthmus.training.self_training import SelfTrainingSettings
@@ -190,6 +191,39 @@ def test_a_run_taken_up_again_gives_what_an_uninterrupted_one_gives(name: str, t
     assert_same_weights(last[0]["model"], last[1]["model"])
 
 
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_run_killed_within_an_epoch_goes_on_from_the_last_saved_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = rich_dataset(corpora={"a": ("a", "b", "c"), "b": ("a", "b")})
+    model_settings, changes = VARIANTS[name]
+    settings = settings_of(2, **(changes | {"batch_size": 16, "checkpoint_steps": 2}))
+    whole, reports = train(dataset, model_settings, settings, tmp_path / "whole")
+    steps = 0
+    real_step = retrieval.train_step
+
+    def killed_at_the_fourth(*arguments: Any) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        return real_step(*arguments)
+
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieval, "train_step", killed_at_the_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            train_retrieval(
+                dataset, new_model(dataset, model_settings), model_settings, settings, folder=folder, device=CPU
+            )
+    assert torch.load(folder / LAST, weights_only=True)["open_epoch"]["next_step"] == 2
+    torch.manual_seed(99)
+    resumed, resumed_reports = train(dataset, model_settings, settings, folder, seed=5)
+    assert comparable(resumed_reports) == comparable(reports)
+    assert_same_weights(whole.state_dict(), resumed.state_dict())
+
+
 def test_two_epochs_and_two_more_are_four(tmp_path: Path) -> None:
     dataset = rich_dataset()
     whole, reports = train(dataset, ADI, settings_of(4, batch_size=40), tmp_path / "whole")
@@ -290,5 +324,10 @@ def test_epochs_are_chosen_by_the_given_lists_where_there_are_any() -> None:
 
 @pytest.mark.parametrize(("schedule", "factors"), [("constant", [1.0, 1.0, 1.0]), ("linear", [1.0, 0.75, 0.0])])
 def test_the_rate_over_a_run(schedule: Literal["constant", "linear"], factors: list[float]) -> None:
-    settings = settings_of(1, schedule=schedule)
-    assert [rate_factor(settings, progress) for progress in (0.0, 0.25, 1.0)] == factors
+    settings = settings_of(4, schedule=schedule, learning_rate=0.5)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    rates = []
+    for epochs_done in (0.0, 1.0, 4.0):
+        set_rates([optimizer], settings, epochs_done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.5 * factor for factor in factors]

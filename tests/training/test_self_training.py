@@ -10,7 +10,7 @@ from isthmus.data.loader import RetrievalLoader
 from isthmus.data.sampling import CandidateSampler
 from isthmus.domains import DomainSlices
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
-from isthmus.training.self_training import PseudoLabelCounts, SelfTrainingSettings, pseudo_batch
+from isthmus.training.self_training import SelfTrainingSettings, named_pairs, no_counts, pseudo_batch
 
 # Items 1 to 8 are a's, 5 to 10 b's, c shows its own 11 alone. Users name rows: user r takes one item.
 TAKEN = {"a": range(1, 9), "b": range(5, 11), "c": [11]}
@@ -65,13 +65,13 @@ def whole_batch(data: Dataset) -> RetrievalBatch:
 def labelled(share: float) -> tuple[list[list[int]] | None, dict[str, int]]:
     """The items that each domain is given, and the counts."""
     data = dataset()
-    counts = PseudoLabelCounts(3)
+    counts = no_counts(3)
     sampler = CandidateSampler(data, "full", 1, None)
     pseudo = pseudo_batch(scoring_by_bias(data), whole_batch(data), sampler, share, counts)
     items = None
     if pseudo is not None:
         items = [sorted(pseudo.item_row[pseudo.domain_slices[d]].tolist()) for d in range(3)]
-    return items, counts.by_name(("a", "b", "c"))
+    return items, named_pairs(counts, ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,24 @@ def test_where_corpora_do_not_meet_there_are_no_pseudo_labels() -> None:
     rows: list[Positive] = [(1, 1, 0, 0), (1, 2, 0, 0), (2, 3, 1, 0), (2, 4, 1, 0)]
     data = tiny_dataset(rows, num_users=3, num_items=5, schema=tiny_schema(domains=("a", "b"), clock=False))
     model = new_model(data, TwoTowerSettings(embedding_dim=2))
-    counts = PseudoLabelCounts(2)
+    counts = no_counts(2)
     assert pseudo_batch(model, whole_batch(data), CandidateSampler(data, "full", 1, None), 1.0, counts) is None
-    assert counts.by_name(("a", "b")) == {}
+    assert named_pairs(counts, ("a", "b")) == {}
 
 
 def test_counts_add_up_over_steps() -> None:
     data = dataset()
-    counts = PseudoLabelCounts(3)
+    counts = no_counts(3)
     for _ in range(3):
         pseudo_batch(scoring_by_bias(data), whole_batch(data), CandidateSampler(data, "full", 1, None), 0.25, counts)
-    assert counts.by_name(("a", "b", "c")) == {"a->b": 6, "b->a": 3}
+    assert named_pairs(counts, ("a", "b", "c")) == {"a->b": 6, "b->a": 3}
 
 
 def test_a_pseudo_row_keeps_its_user_its_history_and_its_known_items() -> None:
     data = rich_dataset(corpora={"a": ("a", "b", "c"), "c": ("a", "b", "c")})
     batch = whole_batch(data)
     model = new_model(data, TwoTowerSettings(embedding_dim=2))
-    pseudo = pseudo_batch(model, batch, CandidateSampler(data, "full", 1, None), 0.4, PseudoLabelCounts(3))
+    pseudo = pseudo_batch(model, batch, CandidateSampler(data, "full", 1, None), 0.4, no_counts(3))
     assert pseudo is not None
     assert pseudo.domain_slices.num_rows == pseudo.item_row.numel() > 20
     lines: dict[tuple[object, ...], set[int]] = {}
@@ -154,7 +154,7 @@ def test_the_teacher_gets_no_gradient_and_leaves_no_trace(settings: TwoTowerSett
     before = {key: value.clone() for key, value in model.state_dict().items()}
     generator = torch.get_rng_state()
     sampler = CandidateSampler(data, "full", 1, None)
-    pseudo, again = (pseudo_batch(model, whole_batch(data), sampler, 0.5, PseudoLabelCounts(3)) for _ in range(2))
+    pseudo, again = (pseudo_batch(model, whole_batch(data), sampler, 0.5, no_counts(3)) for _ in range(2))
     assert pseudo is not None
     assert again is not None
     assert torch.equal(pseudo.item_row, again.item_row)  # no dropout in its scores
@@ -170,7 +170,7 @@ def test_the_teacher_scores_both_sides_as_the_other_domain_would_show_them() -> 
     data = rich_dataset(corpora=corpora)
     model = new_model(data, ADI.model_copy(update={"initial_std": 1.0, "item_bias": False})).eval()
     batch, sampler = whole_batch(data), CandidateSampler(data, "full", 1, None)
-    pseudo = pseudo_batch(model, batch, sampler, 0.3, PseudoLabelCounts(3))
+    pseudo = pseudo_batch(model, batch, sampler, 0.3, no_counts(3))
     assert pseudo is not None
     for target in range(3):
         expected = []
@@ -192,7 +192,7 @@ def test_the_teacher_scores_both_sides_as_the_other_domain_would_show_them() -> 
 def test_a_model_in_evaluation_mode_stays_in_it() -> None:
     data = dataset()
     model = scoring_by_bias(data).eval()
-    pseudo_batch(model, whole_batch(data), CandidateSampler(data, "full", 1, None), 1.0, PseudoLabelCounts(3))
+    pseudo_batch(model, whole_batch(data), CandidateSampler(data, "full", 1, None), 1.0, no_counts(3))
     assert not any(module.training for module in model.modules())
 
 
@@ -201,11 +201,11 @@ def test_a_domain_absent_from_the_step_is_still_given_labels() -> None:
     loader = RetrievalLoader(data, batch_size=1000, seed=0)
     rows = data.events["train"].domain.nonzero()[0][:6]  # b's rows alone
     batch = loader.batch(rows, DomainSlices((0, 0, 6, 6)))
-    counts = PseudoLabelCounts(3)
+    counts = no_counts(3)
     pseudo = pseudo_batch(scoring_by_bias(data), batch, CandidateSampler(data, "full", 1, None), 1.0, counts)
     assert pseudo is not None
     assert pseudo.domain_slices.counts == (4, 0, 0)
-    assert counts.by_name(("a", "b", "c")) == {"b->a": 4}
+    assert named_pairs(counts, ("a", "b", "c")) == {"b->a": 4}
 
 
 def test_the_share_grows_every_epoch_up_to_all() -> None:

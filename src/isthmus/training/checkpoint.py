@@ -14,9 +14,15 @@ LAST, BEST = "last.pt", "best.pt"
 
 @dataclass(frozen=True)
 class Progress:
-    """The finished epochs' reports, as plain values; empty before the first."""
+    """How far training has come.
+
+    Attributes:
+        reports: the finished epochs', as plain values; empty before the first.
+        open_epoch: of an epoch that has begun, what its steps have added up to, as plain values.
+    """
 
     reports: list[dict[str, Any]]
+    open_epoch: dict[str, Any] | None = None
 
 
 def write_atomically(value: Any, file: Path) -> None:
@@ -30,11 +36,11 @@ def write_checkpoint(
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
-    reports: list[dict[str, Any]],
+    progress: Progress,
     *,
     is_best: bool,
 ) -> None:
-    """Save all that the next epoch depends on; the best epoch's weights first, so that they are never behind."""
+    """Save all that the next step depends on; the best epoch's weights first, so that they are never behind."""
     if is_best:
         write_atomically(model.state_dict(), folder / BEST)
     state = {
@@ -43,7 +49,8 @@ def write_checkpoint(
         "generator": generator.get_state(),
         "global_generator": torch.get_rng_state(),
         "accelerator_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "reports": reports,
+        "reports": progress.reports,
+        "open_epoch": progress.open_epoch,
     }
     write_atomically(state, folder / LAST)
 
@@ -51,7 +58,7 @@ def write_checkpoint(
 def read_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], generator: torch.Generator
 ) -> Progress:
-    """Put everything back as the last finished epoch left it; nothing happens where there is no checkpoint."""
+    """Put everything back as the last checkpoint left it; nothing happens where there is no checkpoint."""
     file = folder / LAST
     if not file.is_file():
         return Progress([])
@@ -64,4 +71,4 @@ def read_checkpoint(
     torch.set_rng_state(state["global_generator"])
     for number, saved in enumerate(state["accelerator_generators"]):
         torch.cuda.set_rng_state(saved, number)
-    return Progress(state["reports"])
+    return Progress(state["reports"], state["open_epoch"])

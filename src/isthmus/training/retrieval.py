@@ -16,13 +16,14 @@ from isthmus.batch import Bag, RetrievalBatch
 from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RetrievalLoader
 from isthmus.data.sampling import CandidateSampler, Negatives, PositiveWeight
+from isthmus.domains import DomainSlices
 from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
 from isthmus.losses import sampled_softmax_loss
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
-from isthmus.training.checkpoint import BEST, read_checkpoint, write_checkpoint
+from isthmus.training.checkpoint import BEST, Progress, read_checkpoint, write_checkpoint
 from isthmus.training.optim import RowAdamW, split_parameters
-from isthmus.training.self_training import PseudoLabelCounts, SelfTrainingSettings, pseudo_batch
+from isthmus.training.self_training import SelfTrainingSettings, named_pairs, no_counts, pseudo_batch
 
 
 class TrainingSettings(BaseModel):
@@ -37,6 +38,7 @@ class TrainingSettings(BaseModel):
     learning_rate, weight_decay: of the embedding tables; `network_*`: of everything else.
     schedule: `linear` lets the learning rates fall to zero, step by step, over all `epochs`.
     patience: epochs without a better validation value before training stops.
+    checkpoint_steps: also save what to go on from every that many steps of an epoch, not at its end alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,7 @@ class TrainingSettings(BaseModel):
     network_weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "linear"] = "constant"
     patience: int = Field(default=3, ge=1)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
     self_training: SelfTrainingSettings | None = None
 
 
@@ -76,6 +79,36 @@ class EpochReport:
     is_best: bool
 
 
+@dataclass
+class OpenEpoch:
+    """An epoch that has begun: which of its steps comes next, and what those before it have added up to.
+
+    Attributes:
+        loss, rows: by domain, the sum of the rows' losses and their number.
+        pseudo_labels: by source and target domain, how many rows were labelled.
+    """
+
+    next_step: int
+    loss: list[float]
+    rows: list[int]
+    pseudo_labels: list[list[int]]
+
+    @classmethod
+    def first(cls, num_domains: int) -> "OpenEpoch":
+        return cls(0, [0.0] * num_domains, [0] * num_domains, no_counts(num_domains))
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.rows)
+
+    def add(self, loss: Float[Tensor, " batch"], domain_slices: DomainSlices) -> None:
+        """Count a finished step."""
+        self.next_step += 1
+        for domain, rows in domain_slices:
+            self.loss[domain] += float(loss[rows].sum())
+            self.rows[domain] += rows.stop - rows.start
+
+
 def train_retrieval(
     dataset: Dataset,
     model: TwoTower,
@@ -89,9 +122,9 @@ def train_retrieval(
 ) -> list[EpochReport]:
     """Train until validation stops improving; the model ends with the weights of its best epoch.
 
-    Each epoch ends with a checkpoint in `folder`; started again there, training goes on from it and gives exactly what
-    an uninterrupted run gives. Random numbers of dropout come from torch's global generator, which is seeded here,
-    saved with the checkpoint, and put back as it was at the end.
+    Each epoch ends with a checkpoint in `folder`, as do every `checkpoint_steps` steps; started again there, training
+    goes on from it and gives exactly what an uninterrupted run gives. Random numbers of dropout come from torch's
+    global generator, which is seeded here, saved with the checkpoint, and put back as it was at the end.
     """
     with torch.random.fork_rng():
         return _train(dataset, model, model_settings, settings, folder, device, on_epoch, show_progress)
@@ -114,31 +147,40 @@ def _train(
     optimizers = new_optimizers(model, settings)
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    reports = [EpochReport(**line) for line in read_checkpoint(folder, model, optimizers, generator).reports]
+    progress = read_checkpoint(folder, model, optimizers, generator)
+    reports = [EpochReport(**line) for line in progress.reports]
+    opened = None if progress.open_epoch is None else OpenEpoch(**progress.open_epoch)
+
+    def save(opened: OpenEpoch | None, *, is_best: bool = False) -> None:
+        finished = [vars(report) for report in reports]
+        progress = Progress(finished, None if opened is None else vars(opened))
+        write_checkpoint(folder, model, optimizers, generator, progress, is_best=is_best)
+
     while (epoch := len(reports)) < settings.epochs and not is_finished(reports, settings.patience):
-        start = time.perf_counter()
-        total = torch.zeros(dataset.num_domains, dtype=torch.float64)
-        counts = PseudoLabelCounts(dataset.num_domains)
-        model.train()
-        with tqdm(
-            total=loader.num_rows, desc=f"epoch {epoch + 1}", unit="row", unit_scale=True, disable=not show_progress
-        ) as bar:
-            for step, batch in enumerate(loader.epoch(epoch), start=epoch * loader.num_steps):
-                factor = rate_factor(settings, step / (settings.epochs * loader.num_steps))
-                for optimizer in optimizers:
-                    optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]
-                loss = train_step(model, optimizers, batch.to(device), sampler, generator, settings, epoch, counts)
-                for domain, rows in batch.domain_slices:
-                    total[domain] += loss[rows].sum()
-                bar.set_postfix_str(f"loss {float(loss.mean()):.3f}", refresh=False)
-                bar.update(batch.domain_slices.num_rows)
-        rows_per_second = loader.num_rows / (time.perf_counter() - start)
-        loss_by_domain = total / torch.diff(torch.tensor(loader.bounds)).clamp(min=1)
-        reports.append(
-            new_report(epoch, loss_by_domain, rows_per_second, counts, dataset, model, model_settings, reports)
+        opened = opened or OpenEpoch.first(dataset.num_domains)
+        bar = tqdm(
+            total=loader.num_rows,
+            initial=opened.num_rows,
+            desc=f"epoch {epoch + 1}",
+            unit="row",
+            unit_scale=True,
+            disable=not show_progress,
         )
-        plain = [vars(report) for report in reports]
-        write_checkpoint(folder, model, optimizers, generator, plain, is_best=reports[-1].is_best)
+        start, rows_before = time.perf_counter(), opened.num_rows
+        model.train()
+        with bar:
+            for batch in loader.epoch(epoch, first_step=opened.next_step):
+                set_rates(optimizers, settings, epoch + opened.next_step / loader.num_steps)
+                loss = train_step(model, optimizers, batch.to(device), sampler, generator, settings, epoch, opened)
+                opened.add(loss, batch.domain_slices)
+                bar.set_postfix_str(f"loss {float(loss.mean()):.3f}", refresh=False)
+                bar.update(loss.numel())
+                if settings.checkpoint_steps is not None and opened.next_step % settings.checkpoint_steps == 0:
+                    save(opened)
+        rows_per_second = (opened.num_rows - rows_before) / (time.perf_counter() - start)
+        reports.append(new_report(epoch, opened, rows_per_second, dataset, model, model_settings, reports))
+        opened = None
+        save(None, is_best=reports[-1].is_best)
         if on_epoch is not None:
             on_epoch(reports[-1])
     model.load_state_dict(torch.load(folder / BEST, map_location=device, weights_only=True))
@@ -165,13 +207,13 @@ def train_step(
     generator: torch.Generator,
     settings: TrainingSettings,
     epoch: int,
-    counts: PseudoLabelCounts,
+    opened: OpenEpoch,
 ) -> Float[Tensor, " batch"]:
     """Move the model by one batch, and by the pseudo-labels it gives rise to; gives the rows' losses."""
     loss = retrieval_loss(model, batch, sampler, generator, settings)
     objective = loss.mean()
     if settings.self_training is not None:
-        pseudo = pseudo_batch(model, batch, sampler, settings.self_training.share_at(epoch), counts)
+        pseudo = pseudo_batch(model, batch, sampler, settings.self_training.share_at(epoch), opened.pseudo_labels)
         if pseudo is not None:
             pseudo_loss = retrieval_loss(model, pseudo, sampler, generator, settings)
             objective = objective + pseudo_loss.sum() / loss.numel()
@@ -185,9 +227,8 @@ def train_step(
 
 def new_report(
     epoch: int,
-    loss: Float[Tensor, " domain"],
+    opened: OpenEpoch,
     rows_per_second: float,
-    counts: PseudoLabelCounts,
     dataset: Dataset,
     model: TwoTower,
     model_settings: TwoTowerSettings,
@@ -200,11 +241,11 @@ def new_report(
     valid = {name: float(macro_mean(values, names)) for name, values in by_domain.items()}
     return EpochReport(
         epoch=epoch,
-        loss=dict(zip(names, loss.tolist(), strict=True)),
+        loss={name: opened.loss[d] / max(1, opened.rows[d]) for d, name in enumerate(names)},
         valid=valid,
         valid_by_domain={name: values.tolist() for name, values in by_domain.items()},
         rows_per_second=rows_per_second,
-        pseudo_labels=counts.by_name(names),
+        pseudo_labels=named_pairs(opened.pseudo_labels, names),
         is_best=all(selection_value(valid) > selection_value(report.valid) for report in earlier),
     )
 
@@ -258,10 +299,12 @@ def is_finished(reports: list[EpochReport], patience: int) -> bool:
     return len(reports) > patience and not any(report.is_best for report in reports[-patience:])
 
 
-def rate_factor(settings: TrainingSettings, progress: float) -> float:
-    """What the learning rates are multiplied by at this share of all steps."""
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], settings: TrainingSettings, epochs_done: float) -> None:
+    """Give the optimizers the learning rates of this moment, counted in epochs from the start."""
     match settings.schedule:
         case "constant":
-            return 1.0
+            factor = 1.0
         case "linear":
-            return 1.0 - progress
+            factor = 1.0 - epochs_done / settings.epochs
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]

@@ -1,7 +1,5 @@
 """Self-training across domains (ADI Algorithm 1): what one domain's rows would be in another, as the model sees it."""
 
-from dataclasses import dataclass, field
-
 import torch
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,19 +27,19 @@ class SelfTrainingSettings(BaseModel):
         return min(1.0, self.share + epoch * self.share_growth)
 
 
-@dataclass
-class PseudoLabelCounts:
-    """How many rows of each domain were labelled for each other domain, over an epoch."""
+def no_counts(num_domains: int) -> list[list[int]]:
+    """Zero labelled rows for each source and target domain."""
+    return [[0] * num_domains for _ in range(num_domains)]
 
-    num_domains: int
-    count: list[list[int]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.count = [[0] * self.num_domains for _ in range(self.num_domains)]
-
-    def by_name(self, names: tuple[str, ...]) -> dict[str, int]:
-        pairs = ((i, j) for i in range(self.num_domains) for j in range(self.num_domains) if self.count[i][j])
-        return {f"{names[i]}->{names[j]}": self.count[i][j] for i, j in pairs}
+def named_pairs(counts: list[list[int]], names: tuple[str, ...]) -> dict[str, int]:
+    """Counts by source and target domain as `source->target`, those that are not 0."""
+    return {
+        f"{source}->{target}": count
+        for source, row in zip(names, counts, strict=True)
+        for target, count in zip(names, row, strict=True)
+        if count
+    }
 
 
 def pseudo_batch(
@@ -49,7 +47,7 @@ def pseudo_batch(
     batch: RetrievalBatch,
     sampler: CandidateSampler,
     share: float,
-    counts: PseudoLabelCounts,
+    counts: list[list[int]],
 ) -> RetrievalBatch | None:
     """The rows that become pseudo-positives of other domains in this step, sorted by the domain they go to.
 
@@ -68,7 +66,7 @@ def pseudo_batch(
         for source, span in batch.domain_slices:
             if source != target:
                 rows = best_rows(model, batch, span, target, sampler, share)
-                counts.count[source][target] += rows.numel()
+                counts[source][target] += rows.numel()
                 chosen.append(rows)
         taken.append(torch.cat(chosen))
     model.train(was_training)
