@@ -121,3 +121,12 @@ def test_results_are_written_and_shown(tmp_path: Path) -> None:
     assert content["lines"][0]["ratio"] == 1.254
     assert content["sizes"]["steps"] == 1
     assert to_markdown([line]).splitlines()[-1] == "| tables | 100 rows | 1,234 ms | 1.25 | 50 rows | at most 1.3 |"
+
+
+def test_a_peak_is_the_process_own_whatever_its_parent_holds() -> None:
+    held = torch.ones(64, 1024, 1024)  # 256 MiB
+    code = "from benchmarks.memory import own_peak_mib; print(own_peak_mib())"
+    small = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert 1 < float(small)
+    assert own_peak_mib() > 256
+    del held

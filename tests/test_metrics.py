@@ -23,7 +23,6 @@ from isthmus.metrics import (
     rank_of_positive,
     recall_at_k,
     recall_of_lists,
-    require_ordered_candidates,
     traffic_weighted_mean,
 )
 
@@ -70,16 +69,6 @@ def test_k_must_be_one_or_more() -> None:
         recall_at_k(torch.tensor([1]), 0)
     with pytest.raises(ValueError, match="1 or more, got -2"):
         ndcg_at_k(torch.tensor([1]), -2)
-
-
-def test_candidates_in_rising_order_with_padding_at_the_end_are_accepted() -> None:
-    require_ordered_candidates(torch.tensor([[0, 2, 5], [3, 4, -1], [7, -1, -1], [-1, -1, -1]]))
-
-
-@pytest.mark.parametrize("candidates", [[1, 1, 2], [2, 1, 3], [-1, 1, 2], [1, -1, 2]])
-def test_repeated_or_unordered_candidates_are_refused(candidates: list[int]) -> None:
-    with pytest.raises(ValueError, match="row 1"):
-        require_ordered_candidates(torch.tensor([[0, 1, 2], candidates]))
 
 
 def test_recall_and_ndcg_of_lists_are_worked_by_hand() -> None:

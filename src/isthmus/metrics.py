@@ -13,26 +13,11 @@ NEVER_RANKED = torch.iinfo(torch.int64).max  # above any k, also where a list ha
 BLOCK_ELEMENTS = 1 << 22  # random numbers held at a time: 32 MiB
 
 
-def require_ordered_candidates(candidate: Int[Tensor, "row candidate"]) -> None:
-    """Checks that each row's candidates are distinct and rise, -1 filling the end of shorter lists.
-
-    Columns in the order of item rows are what keeps ties from knowing the label, and duplicates from counting twice.
-
-    Raises:
-        ValueError: a row repeats a candidate or has it out of order.
-    """
-    before, after = candidate[:, :-1], candidate[:, 1:]
-    wrong = torch.where(before == -1, after != -1, (after <= before) & (after != -1)).any(dim=1)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise ValueError(f"candidates of row {row} are repeated or not in rising order: {candidate[row].tolist()}")
-
-
 def rank_of_positive(score: Float[Tensor, "row candidate"], positive: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
     """Rank, from 1, of each row's positive among its candidates; of equal scores the lower column comes first.
 
-    Columns are distinct candidates in an order that does not know the label, such as that of item rows
-    (`require_ordered_candidates`). A score of minus infinity is no candidate: a positive with it gets `NEVER_RANKED`.
+    Columns are distinct candidates in an order that does not know the label, such as that of item rows. A score of
+    minus infinity is no candidate: a positive with it gets `NEVER_RANKED`.
 
     Args:
         positive: column of the row's positive.

@@ -37,7 +37,7 @@ BACKBONES: dict[str, AnyBackboneSettings] = {
 }
 
 
-class Elements(TorchDispatchMode):
+class Elements(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types there
     """Counts the numbers that all operations write: also what no product is, such as a selection by masks."""
 
     count = 0
@@ -72,7 +72,7 @@ def cost(model_settings: TwoTowerSettings, num_domains: int) -> tuple[int, int]:
     rows = torch.arange(count) % 5
     features = Features(rows[:, None], (), torch.empty(count, 0))
     slices = DomainSlices.from_counts([count // num_domains] * num_domains)
-    with Elements() as elements:
+    with Elements() as elements:  # type: ignore[no-untyped-call]
         vectors = model.encode_user(features, slices), model.encode_item(features, rows, slices)
     products = FlopCounterMode(display=False)
     with products:

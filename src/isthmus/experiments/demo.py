@@ -81,7 +81,9 @@ def compared(dataset: Dataset, run: Run, settings: RunSettings) -> Table:
     everywhere = range(dataset.num_domains)
     references: Mapping[str, dict[int, Reference]] = {
         "popularity of the domain": popularity_by_domain(dataset),
-        "item-kNN, all domains": dict.fromkeys(everywhere, fit_item_knn(interactions, num_neighbours=100, shrink=10.0)),
+        "item-kNN, all domains": dict.fromkeys(
+            everywhere, fit_item_knn(interactions, num_neighbours=5000, shrink=50.0)
+        ),
         "EASE, all domains": dict.fromkeys(everywhere, fit_ease(interactions, l2=300.0)),
     }
     rows = []
