@@ -125,7 +125,7 @@ def test_recommend_for_a_user_a_history_and_everyone(run: Path, tmp_path: Path, 
     assert lines[0] == "domain shop, by user history"
     assert len(lines) == 5
     assert "Item " in lines[1]
-    assert main(["recommend", str(run), "--domain", "shop", "--history", "i1", "zzz", "i2", "-k", "4"]) == 0
+    assert main(["recommend", str(run), "--domain", "shop", "--history", "i1,zzz, i2", "-k", "4"]) == 0
     assert "left out of the history, not known: zzz" in capsys.readouterr().out
     assert main(["recommend", str(run), "--domain", "shop", "--user", "nobody", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["basis"] == "popular items of the domain"
@@ -197,3 +197,15 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(isthmus, "describe", fail)
     with pytest.raises(RuntimeError, match="bug"):
         main(["describe", "dataset"])
+
+
+def test_a_warning_is_one_line_to_the_user(capsys: Captured) -> None:
+    import warnings
+
+    from isthmus import cli
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        patch.setattr(cli, "run_verb", lambda given: warnings.warn("domain b has no rows", stacklevel=1) or 0)
+        assert main(["describe", "anything"]) == 0
+    assert capsys.readouterr().err == "isthmus: note: domain b has no rows\n"

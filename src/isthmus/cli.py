@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _refuse_unknown_verb(words)
-        return run_verb(parser().parse_args(words))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return run_verb(parser().parse_args(words))
     except InputError as error:
         return _fail(str(error))
     except ValidationError as error:
@@ -55,6 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _fail("interrupted")
         return INTERRUPTED
+
+
+def _items(text: str) -> list[str]:
+    """The ids in a list joined by commas; an id with a comma in it needs the Python function."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"isthmus: note: {message}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,7 +122,9 @@ def parser() -> argparse.ArgumentParser:
     verb["recommend"].add_argument("--domain", help="a declared domain; needed save with --all")
     who = verb["recommend"].add_mutually_exclusive_group()
     who.add_argument("--user", help="the id of a user")
-    who.add_argument("--history", nargs="+", metavar="ITEM", help="ids of items, the latest last, in place of a user")
+    who.add_argument(
+        "--history", type=_items, metavar="ITEM,ITEM", help="ids of items, the latest last, in place of a user"
+    )
     who.add_argument("--all", action="store_true", help="every user whom the model knows something of")
     verb["recommend"].add_argument("-k", type=int, default=10, help="how many items (default: 10)")
     verb["recommend"].add_argument("--out", type=Path, metavar="FILE", help="with --all: the Parquet file to write")

@@ -131,7 +131,7 @@ class TwoTower(nn.Module):
         }
         self.user_tower = new_tower(settings, user_sizes, tables, num_domains, settings.dropout)
         self.item_tower = new_tower(settings, item_sizes, tables, num_domains, 0.0)
-        self.num_items = initial_bias.shape[1]
+        self.num_domains, self.num_items = num_domains, initial_bias.shape[1]
         self.item_bias: nn.Embedding | None = None
         if settings.item_bias:
             self.item_bias = nn.Embedding(initial_bias.numel(), 1, sparse=True)
@@ -140,6 +140,7 @@ class TwoTower(nn.Module):
         self.out_dim = dim + settings.item_bias
 
     def encode_user(self, user: Features, domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
+        assert domain_slices.num_domains == self.num_domains
         vector: Tensor = self.user_tower(user, domain_slices)
         if self.item_bias is None:
             return vector
@@ -149,6 +150,7 @@ class TwoTower(nn.Module):
         self, item: Features, item_row: Int[Tensor, " item"], domain_slices: DomainSlices
     ) -> Float[Tensor, "item dim"]:
         """Vectors of items as shown in the domain of their slice."""
+        assert domain_slices.num_domains == self.num_domains
         vector: Tensor = self.item_tower(item, domain_slices)
         if self.item_bias is None:
             return vector
