@@ -1,6 +1,6 @@
 """Peak resident memory of training, against a process that only holds the tables and their optimizer state.
 
-Each figure is that of a process of its own, which `python -m benchmarks.memory CASE` is: it prints its peak. Linux only.
+Each figure is that of a process of its own, `python -m benchmarks.memory CASE`. Linux only.
 """
 
 import json
