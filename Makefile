@@ -40,10 +40,10 @@ format: $(INSTALLED)  ## rewrite the code in the one format, and repair what the
 	$(BIN)/ruff check --fix $(CODE)
 
 bench: $(INSTALLED)  ## measure speed and memory (minutes)
-	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python -m benchmarks.retrieval
 
 bench-full: $(INSTALLED)  ## measure at full size (long)
-	$(BIN)/python benchmarks/retrieval.py --full
+	$(BIN)/python -m benchmarks.retrieval --full
 
 build: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation

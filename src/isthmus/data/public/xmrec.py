@@ -117,7 +117,6 @@ def _declaration(markets: list[str]) -> str:
         },
         "domains": {market: {} for market in markets},
         "fields": [
-            {"name": "user_id", "side": "user", "kind": "id"},
             {"name": "history", "side": "user", "kind": "history", "scope": "own", "table": "history"},
             {"name": "item_id", "side": "item", "kind": "id"},
         ],
