@@ -51,12 +51,14 @@ class Features:
     Attributes:
         categorical: table row of each single-valued field.
         bags: one bag for each multi-valued, sequence or history field.
-        number: standardised value of each number field.
+        number: standardised value of each number field and each statistic.
+        text: the vector of each text field.
     """
 
     categorical: Int[Tensor, "batch categorical"]
     bags: tuple[Bag, ...]
     number: Float[Tensor, "batch number"]
+    text: tuple[Float[Tensor, "batch _"], ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -64,11 +66,13 @@ class Features:
 
     def take(self, rows: Int[Tensor, " taken"]) -> "Features":
         """The features of the named rows, in that order."""
-        return Features(self.categorical[rows], tuple(bag.take(rows) for bag in self.bags), self.number[rows])
+        bags, text = tuple(bag.take(rows) for bag in self.bags), tuple(vector[rows] for vector in self.text)
+        return Features(self.categorical[rows], bags, self.number[rows], text)
 
     def to(self, device: torch.device) -> "Features":
         bags = tuple(bag.to(device) for bag in self.bags)
-        return Features(self.categorical.to(device), bags, self.number.to(device))
+        text = tuple(vector.to(device) for vector in self.text)
+        return Features(self.categorical.to(device), bags, self.number.to(device), text)
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,14 @@ class ItemBlock:
 
 @dataclass(frozen=True)
 class FeatureSizes:
-    """What a model may know of one side's fields, which are ordered: categorical, bags, numbers.
+    """What a model may know of one side's fields, which are ordered: categorical, bags, numbers, texts.
 
     Attributes:
         names: for reports only.
         categorical, bags: the name of each field's embedding table.
-        num_numbers: how many number fields there are.
+        num_numbers: how many number fields and statistics there are.
         present: for each domain, which of the fields it has.
+        text_dims: how many numbers each text field's vector has.
     """
 
     names: tuple[str, ...]
@@ -126,7 +131,64 @@ class FeatureSizes:
     bags: tuple[str, ...]
     num_numbers: int
     present: tuple[tuple[bool, ...], ...]
+    text_dims: tuple[int, ...] = ()
 
     @property
     def num_fields(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class RankingFeatures:
+    """What a click model reads of a batch of rows sorted by domain.
+
+    Attributes:
+        user: features of the user side and of the context; a history lies wholly before the row.
+        item: features of the item shown.
+        row: features of both and the moment together, such as statistics.
+    """
+
+    user: Features
+    item: Features
+    row: Features
+
+    @property
+    def num_rows(self) -> int:
+        return self.user.num_rows
+
+    def take(self, rows: Int[Tensor, " taken"]) -> "RankingFeatures":
+        """The features of the named rows, in that order."""
+        return RankingFeatures(self.user.take(rows), self.item.take(rows), self.row.take(rows))
+
+    def to(self, device: torch.device) -> "RankingFeatures":
+        return RankingFeatures(self.user.to(device), self.item.to(device), self.row.to(device))
+
+
+@dataclass(frozen=True)
+class RankingSizes:
+    """What a click model may know of the fields of `RankingFeatures`; a side may have none."""
+
+    user: FeatureSizes
+    item: FeatureSizes
+    row: FeatureSizes
+
+    @property
+    def num_fields(self) -> int:
+        return self.user.num_fields + self.item.num_fields + self.row.num_fields
+
+
+@dataclass(frozen=True)
+class RankingBatch:
+    """Labelled rows, sorted by domain.
+
+    Attributes:
+        label: 1 for a positive, 0 for a negative.
+        domain_slices: where each domain's rows lie.
+    """
+
+    features: RankingFeatures
+    label: Float[Tensor, " batch"]
+    domain_slices: DomainSlices
+
+    def to(self, device: torch.device) -> "RankingBatch":
+        return RankingBatch(self.features.to(device), self.label.to(device), self.domain_slices)

@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
-EVENT_COLUMNS = ("user", "item", "domain", "time", "candidates")  # what a dataset stores of every event
+EVENT_COLUMNS = (
+    "user",
+    "item",
+    "domain",
+    "time",
+    "candidates",
+    "label",
+    "fold",
+)  # what a dataset stores of every event
 Share = Annotated[float, Field(gt=0, lt=1)]
+Scope = Literal["own", "other", "all"]
 
 
 class Declared(BaseModel):
@@ -18,7 +27,10 @@ class Declared(BaseModel):
 
 
 class Positive(Declared):
-    """Which event rows are positives: those whose `column` is `at_least` a number, or is one of `values`."""
+    """Which event rows are positives: those whose `column` is `at_least` a number, or is one of `values`.
+
+    With neither, the column is a label: 1 is a positive, 0 is not, and anything else is an error.
+    """
 
     column: Name
     at_least: float | None = None
@@ -26,8 +38,8 @@ class Positive(Declared):
 
     @model_validator(mode="after")
     def one_rule(self) -> "Positive":
-        if (self.at_least is None) == (self.values is None):
-            raise ValueError("give one of 'at_least' and 'values'")
+        if self.at_least is not None and self.values is not None:
+            raise ValueError("give one of 'at_least' and 'values', or neither for a column of labels 0 and 1")
         return self
 
 
@@ -66,20 +78,28 @@ class FeatureTable(Declared):
 class FieldSpec(Declared):
     """One input field.
 
+    side: whose value it is: the user's, the item's, that of the moment (`context`, which retrieval knows too), or of
+        the user, the item and the moment together (`row`, for ranking alone).
     kind: `id` (the side's own identifier), `history` (the user's earlier positives), `categorical`, `multi_valued` and
-        `sequence` (values joined by `separator`, or a list column), `number`.
+        `sequence` (values joined by `separator`, or a list column), `number`, `text` (words, as a vector), `statistic`
+        (of side `row`: what training labels say of the row's user, item or field value).
     source: the feature table that has the column; `events` (the default): the log itself. A user's or an item's value
         is then that of its latest training row.
     domains: the domains that have the field; None: all.
     vocabulary, table: fields that name the same vocabulary share the numbering of values, those that name the same
         table share the embeddings too. Both default to the field's own name; `id` has its side's vocabulary,
         `history` that of the items.
-    scope: of a history: the user's positives in `own` domain or in `all` domains.
+    scope: of a history or a statistic: the user's positives, or the labels, of the row's `own` domain, of all `other`
+        domains, or of `all`.
+    dim, vectors: of a text: how many numbers its vector has (TF-IDF and truncated SVD fitted on training texts), or a
+        file of word vectors in GloVe's form (relative to the YAML), whose mean over the text's words it is.
+    of, value: of a statistic: of the row's `user`, its `item`, or its value in the named field; the `mean` label,
+        shrunk to the domain's, or the log of 1 + the `count` of rows. Only training rows count, never the row itself: those strictly before it, or, without a clock, those of other folds.
     """
 
     name: Name
-    side: Literal["user", "item", "context"]
-    kind: Literal["id", "history", "categorical", "multi_valued", "sequence", "number"]
+    side: Literal["user", "item", "context", "row"]
+    kind: Literal["id", "history", "categorical", "multi_valued", "sequence", "number", "text", "statistic"]
     source: Name = "events"
     column: Name | None = None
     domains: tuple[Name, ...] | None = None
@@ -87,8 +107,12 @@ class FieldSpec(Declared):
     table: Name | None = None
     separator: str = Field(default="|", min_length=1)
     max_length: int = Field(default=200, ge=1)
-    scope: Literal["own", "all"] = "own"
+    scope: Scope = "own"
     missing: Literal["error", "mean"] = "error"
+    dim: int = Field(default=32, ge=1)
+    vectors: Name | None = None
+    of: Name | None = None
+    value: Literal["mean", "count"] = "mean"
 
     @property
     def column_name(self) -> str:
@@ -140,6 +164,61 @@ class GivenSplit(Declared):
     seed: int = Field(default=0, ge=0)
 
 
+class RandomSplit(Declared):
+    """Seeded random rows of each domain are validation and test; for logs without a clock."""
+
+    by: Literal["random"]
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: int = Field(default=0, ge=0)
+
+
+class ColdUsersSplit(Declared):
+    """Users who are new to `domain`: of a seeded share of users all rows in that domain are validation or test.
+
+    Drawn among those with a row in `domain` and `min_rows` rows or more in `source`. All other rows are training. Who
+    is drawn depends on these users' ids and the seed alone, so further domains change nothing.
+    """
+
+    by: Literal["cold_users"]
+    domain: Name
+    source: Name
+    min_rows: int = Field(default=5, ge=1)
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: int = Field(default=0, ge=0)
+
+
+class SampledNegatives(Declared):
+    """Negatives drawn for each positive, in its domain and at its time, among items the user has not taken.
+
+    draw: `uniform` over items, by `popularity` in training, or from the items of other positives of the same split and
+        domain that lie within `window` positives before or after it in time (`time_window`), so that popularity at the
+        time says nothing.
+    items: of a uniform draw: those that training has in the domain, or `all` that the log has there.
+    """
+
+    per_positive: int = Field(default=5, ge=1)
+    draw: Literal["uniform", "popularity", "time_window"] = "uniform"
+    items: Literal["training", "all"] = "training"
+    window: int = Field(default=1000, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Ranking(Declared):
+    """Labelled rows for click models.
+
+    negatives: `explicit`: the rows of the log that are not positive by `events.positive`; or how they are drawn.
+    folds, seed: of statistics and histories where there is no clock: a training row knows only rows of other folds.
+    prior: how many rows of the domain's mean label a mean statistic is mixed with.
+    """
+
+    negatives: Literal["explicit"] | SampledNegatives = "explicit"
+    folds: int = Field(default=10, ge=2)
+    prior: float = Field(default=5.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
 class Candidates(Declared):
     """Lists that an evaluation chooses from.
 
@@ -163,8 +242,9 @@ class Schema(Declared):
     unknown_domain: Name | Literal["error"] = "error"
     tables: dict[Name, FeatureTable] = {}
     fields: tuple[FieldSpec, ...] = Field(min_length=1)
-    split: Annotated[TimeSplit | LastOut | GivenSplit, Field(discriminator="by")]
+    split: Annotated[TimeSplit | LastOut | GivenSplit | RandomSplit | ColdUsersSplit, Field(discriminator="by")]
     candidates: Candidates | None = None
+    ranking: Ranking | None = None
     title: FieldSpec | None = None  # an item's readable name, for display: source and column are read
 
     @property
@@ -191,9 +271,9 @@ class Schema(Declared):
         """The domains whose items `domain` may show."""
         return self.domains[domain].corpus or (domain,)
 
-    def side_fields(self, side: Literal["user", "item"]) -> tuple[FieldSpec, ...]:
-        """The fields of one tower, in the order of its features; the context belongs to the user's."""
-        sides = ("user", "context") if side == "user" else ("item",)
+    def side_fields(self, side: Literal["user", "item", "row"]) -> tuple[FieldSpec, ...]:
+        """The fields of one side, in the order of its features; the context belongs to the user's."""
+        sides = ("user", "context") if side == "user" else (side,)
         return tuple(field for field in self.fields if field.side in sides)
 
     @model_validator(mode="after")
@@ -217,12 +297,26 @@ class Schema(Declared):
                 raise ValueError(f"{where}.domains: unknown domain {sorted(unknown)[0]!r}")
             if field.kind == "history" and field.side != "user":
                 raise ValueError(f"{where}: a history belongs to side 'user', not {field.side!r}")
-            if field.kind == "id" and field.side == "context":
+            if field.kind == "id" and field.side not in ("user", "item"):
                 raise ValueError(f"{where}: an id belongs to side 'user' or 'item'")
-            if field.side == "context" and field.source != "events":
-                raise ValueError(f"{where}.source: a context field comes from the log, not from {field.source!r}")
-            if field.side == "context" and field.name in EVENT_COLUMNS:
-                raise ValueError(f"{where}: a context field cannot have this name; use 'column' for the log's name")
+            if field.side in ("context", "row") and field.source != "events":
+                raise ValueError(f"{where}.source: a {field.side} field comes from the log, not from {field.source!r}")
+            if field.side in ("context", "row") and field.name in EVENT_COLUMNS:
+                raise ValueError(
+                    f"{where}: a {field.side} field cannot have this name; use 'column' for the log's name"
+                )
+            if field.side == "row" and self.ranking is None:
+                raise ValueError(f"{where}: a field of side 'row' is for ranking; declare 'ranking'")
+            if field.kind == "text" and field.side not in ("user", "item"):
+                raise ValueError(f"{where}: a text belongs to side 'user' or 'item', not {field.side!r}")
+            if (field.kind == "statistic") != (field.of is not None):
+                raise ValueError(f"{where}.of: names what a field of kind 'statistic' is about, and of no other kind")
+            if field.kind == "statistic":
+                if field.side != "row":
+                    raise ValueError(f"{where}: a statistic is of side 'row', not {field.side!r}")
+                about = next((f for f in self.fields if f.name == field.of), None)
+                if field.of not in ("user", "item") and (about is None or about.kind != "categorical"):
+                    raise ValueError(f"{where}.of: 'user', 'item' or a categorical field, not {field.of!r}")
             if field.name.endswith((".values", ".offsets")):
                 raise ValueError(f"{where}: a name cannot end in '.values' or '.offsets'")
             if field.source != "events":
@@ -231,7 +325,7 @@ class Schema(Declared):
                 has_side = self.tables[field.source].user if field.side == "user" else self.tables[field.source].item
                 if has_side is None:
                     raise ValueError(f"{where}.source: table {field.source!r} is not keyed by the {field.side}")
-            if field.kind != "number":
+            if field.kind not in ("number", "text", "statistic"):
                 other = vocabulary_of_table.setdefault(field.table_name, field.vocabulary_name)
                 if other != field.vocabulary_name:
                     raise ValueError(f"{where}.table: {field.table_name!r} already holds vocabulary {other!r}")
@@ -245,6 +339,18 @@ class Schema(Declared):
         for side in ("user", "item"):
             if not any(field.side == side for field in self.fields):
                 raise ValueError(f"fields: none on side {side!r}")
+        if self.split.by == "cold_users":
+            for key, name in (("domain", self.split.domain), ("source", self.split.source)):
+                if name not in declared:
+                    raise ValueError(f"split.{key}: {name!r} is not a declared domain")
+            if self.split.domain == self.split.source:
+                raise ValueError("split.source: must be another domain than split.domain")
+        if self.ranking is not None:
+            if self.ranking.negatives == "explicit":
+                if self.events.positive is None:
+                    raise ValueError("ranking.negatives: 'explicit' needs events.positive, which says what is one")
+            elif self.ranking.negatives.draw == "time_window" and self.events.time is None:
+                raise ValueError("ranking.negatives.draw: 'time_window' needs events.time")
         if self.split.by == "time" and self.events.time is None:
             raise ValueError("split.by: 'time' needs events.time; without a clock use 'last_out'")
         return self

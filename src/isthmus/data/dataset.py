@@ -3,12 +3,18 @@
     manifest.json               format, schema and its hash, counts, vocabulary sizes; `files`: the `sha256` of each
                                 file and, of an array, its `shape`
     vocabularies/NAME.parquet   `value` (text) of rows 1, 2, ...; row 0 stands for every unseen value
-    fields/FIELD.npy            a single value a row: int32 table rows, or float32 standardised numbers
+    fields/FIELD.npy            a single value a row: int32 table rows, or float32 standardised numbers; of a text
+                                field float32 vectors, rows x dim
     fields/FIELD.values.npy, FIELD.offsets.npy      a list a row (multi-valued, sequence)
     events/SPLIT/{user,item,domain}.npy, time.npy where there is a clock, FIELD.* for context fields
                                 positives, sorted by domain, then user, then time; SPLIT is train, valid or test
     events/SPLIT/candidates.npy optional; int32 item rows, one line an event, -1 past a list's end; rows in ascending
                                 order, so that ties never know which candidate is the positive
+    impressions/SPLIT/{user,item,domain,label}.npy, time.npy, FIELD.*
+                                where the schema declares `ranking`: labelled rows (int8 0 or 1), sorted in the same
+                                way; context fields and those of side `row`, statistics among them as float32
+    impressions/SPLIT/fold.npy  without a clock, int8: a row knows of training what has another fold; -1 if held out
+    history/fold.npy            the same of the history's rows, where there are impressions and no clock
     history/{offsets,item,domain}.npy, time.npy     per user, the positives of training, then those of validation,
                                 each in order of time; never those of test
     history/train_end.npy       per user, where the training part of its list ends
@@ -53,7 +59,13 @@ class Lists:
 
 @dataclass(frozen=True)
 class Events:
-    """The positives of one split, sorted by domain, then user, then time."""
+    """Rows of one split, sorted by domain, then user, then time: the positives, or the labelled rows of ranking.
+
+    Attributes:
+        context: the columns of context fields, of labelled rows those of side `row` too.
+        label: 0 or 1; None: all are positives.
+        fold: of labelled rows without a clock; -1: knows all of training.
+    """
 
     user_row: Column
     item_row: Column
@@ -61,6 +73,8 @@ class Events:
     time: Column | None
     context: Mapping[str, Column | Lists]
     candidates: Column | None
+    label: Column | None = None
+    fold: Column | None = None
 
     @property
     def num_rows(self) -> int:
@@ -80,6 +94,7 @@ class History:
     item_row: Column
     domain: Column
     time: Column | None
+    fold: Column | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,7 @@ class Dataset:
     history: History
     item_count: Column
     features: Mapping[str, Column | Lists]
+    impressions: Mapping[Split, Events] | None = None  # None: the schema declares no ranking
 
     @property
     def num_domains(self) -> int:
@@ -156,32 +172,40 @@ class Dataset:
             return column(name) if name in present else None
 
         context = [field for field in schema.fields if field.side == "context"]
-        stored = [f for f in schema.fields if f.side != "context" and f.kind not in ("id", "history")]
+        of_row = [field for field in schema.fields if field.side == "row"]
+        stored = [f for f in schema.fields if f.side in ("user", "item") and f.kind not in ("id", "history")]
+
+        def events_in(folder: str, fields: list[FieldSpec]) -> Events:
+            return Events(
+                user_row=column(f"{folder}/user.npy"),
+                item_row=column(f"{folder}/item.npy"),
+                domain=column(f"{folder}/domain.npy"),
+                time=optional(f"{folder}/time.npy"),
+                context={field.name: feature(folder, field) for field in fields},
+                candidates=optional(f"{folder}/candidates.npy"),
+                label=optional(f"{folder}/label.npy"),
+                fold=optional(f"{folder}/fold.npy"),
+            )
+
         return cls(
             path=path,
             schema=schema,
             schema_hash=manifest["schema_hash"],
             vocabulary_sizes=manifest["vocabularies"],
-            events={
-                split: Events(
-                    user_row=column(f"events/{split}/user.npy"),
-                    item_row=column(f"events/{split}/item.npy"),
-                    domain=column(f"events/{split}/domain.npy"),
-                    time=optional(f"events/{split}/time.npy"),
-                    context={field.name: feature(f"events/{split}", field) for field in context},
-                    candidates=optional(f"events/{split}/candidates.npy"),
-                )
-                for split in SPLITS
-            },
+            events={split: events_in(f"events/{split}", context) for split in SPLITS},
             history=History(
                 offsets=column("history/offsets.npy"),
                 train_end=column("history/train_end.npy"),
                 item_row=column("history/item.npy"),
                 domain=column("history/domain.npy"),
                 time=optional("history/time.npy"),
+                fold=optional("history/fold.npy"),
             ),
             item_count=column("statistics/item_count.npy"),
             features={field.name: feature("fields", field) for field in stored},
+            impressions=None
+            if schema.ranking is None
+            else {split: events_in(f"impressions/{split}", [*context, *of_row]) for split in SPLITS},
         )
 
 

@@ -1,13 +1,14 @@
 """Training batches: sorted by domain, drawn by a seeded shuffle, at a position that can be taken up again."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from isthmus.batch import RetrievalBatch
+from isthmus.batch import RankingBatch, RetrievalBatch
 from isthmus.data.dataset import Dataset
-from isthmus.data.features import FeatureReader, HistoryReader, Rows, to_bag
+from isthmus.data.features import FeatureReader, HistoryReader, RankingReader, Rows, to_bag
 from isthmus.domains import DomainSlices
 
 
@@ -34,25 +35,9 @@ class RetrievalLoader:
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RetrievalBatch]:
         """The batches of an epoch from `first_step` on."""
-        plan = self._plan(epoch)
-        filled = [step for step in range(self.num_steps) if any(len(chunks[step]) for chunks in plan)]
-        for step in filled[first_step:]:  # domains of few rows in small batches can leave a step without any
-            parts = [chunks[step] for chunks in plan]
+        everything = [np.arange(first, last) for first, last in pairwise(self.bounds)]
+        for parts in mixed_steps(everything, self.num_steps, (self.seed, epoch))[first_step:]:
             yield self.batch(np.concatenate(parts), DomainSlices.from_counts([len(part) for part in parts]))
-
-    def _plan(self, epoch: int) -> list[list[Rows]]:
-        """For each domain and step, which rows are taken."""
-        generator = np.random.default_rng((self.seed, epoch))
-        plan: list[list[Rows]] = []
-        for first, last in zip(self.bounds, self.bounds[1:], strict=False):
-            rows = generator.permutation(np.arange(first, last))
-            num_chunks = max(1, min(self.num_steps, len(rows) // 2))
-            steps = (np.arange(num_chunks) * self.num_steps + generator.integers(self.num_steps)) // num_chunks
-            chunks: list[Rows] = [np.empty(0, dtype=np.int64)] * self.num_steps
-            for step, chunk in zip(steps, np.array_split(rows, num_chunks), strict=True):
-                chunks[int(step)] = chunk
-            plan.append(chunks)
-        return plan
 
     def batch(self, rows: Rows, domain_slices: DomainSlices) -> RetrievalBatch:
         """The batch of given event rows, which lie sorted by domain."""
@@ -64,3 +49,91 @@ class RetrievalLoader:
         known = self.history.lists(self.history.span(user_row, "train"), domain)
         item_row = torch.from_numpy(np.asarray(events.item_row[rows], dtype=np.int64))
         return RetrievalBatch(user, item_row, to_bag(*known), domain_slices)
+
+
+def mixed_steps(rows: Sequence[Rows], num_steps: int, seed: tuple[int, int]) -> list[list[Rows]]:
+    """For each step, the rows of each domain: all rows once, drawn by a seeded shuffle, every step its share of each.
+
+    A domain of few rows comes two rows or more at a time, in fewer steps; a step without any row is left out.
+    """
+    generator = np.random.default_rng(seed)
+    plan: list[list[Rows]] = []
+    for own in rows:
+        shuffled = generator.permutation(own)
+        num_chunks = max(1, min(num_steps, len(own) // 2))
+        steps = (np.arange(num_chunks) * num_steps + generator.integers(num_steps)) // num_chunks
+        chunks: list[Rows] = [np.empty(0, dtype=np.int64)] * num_steps
+        for step, chunk in zip(steps, np.array_split(shuffled, num_chunks), strict=True):
+            chunks[int(step)] = chunk
+        plan.append(chunks)
+    steps_of_all = [[chunks[step] for chunks in plan] for step in range(num_steps)]
+    return [parts for parts in steps_of_all if any(len(part) for part in parts)]
+
+
+def steps_in_turn(rows: Sequence[Rows], batch_size: int, seed: tuple[int, int]) -> list[list[Rows]]:
+    """As `mixed_steps`, but each step holds rows of one domain alone; the domains' steps come in random order."""
+    generator = np.random.default_rng(seed)
+    nothing = np.empty(0, dtype=np.int64)
+    steps: list[list[Rows]] = []
+    for domain, own in enumerate(rows):
+        if len(own):
+            for chunk in np.array_split(generator.permutation(own), -(-len(own) // batch_size)):
+                steps.append([chunk if d == domain else nothing for d in range(len(rows))])
+    return [steps[place] for place in generator.permutation(len(steps))]
+
+
+class RankingLoader:
+    """Batches of a dataset's labelled training rows; the batches of an epoch depend on seed and epoch alone.
+
+    Args:
+        domains: numbers of the domains whose rows are taken; None: all.
+        share: of each domain's rows, the share that is kept, drawn by the seed; above 0, at most 1.
+        in_turn: a batch holds rows of one domain alone, instead of its share of each.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        seed: int,
+        fields: Sequence[str] | None = None,
+        domains: Sequence[int] | None = None,
+        share: float = 1.0,
+        in_turn: bool = False,
+    ) -> None:
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be 2 or more, got {batch_size}")
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {share}")
+        assert dataset.impressions is not None, "the dataset declares no ranking"
+        self.events = dataset.impressions["train"]
+        assert self.events.label is not None
+        self.reader = RankingReader(dataset, fields)
+        self.batch_size, self.seed, self.in_turn = batch_size, seed, in_turn
+        generator = np.random.default_rng(seed)
+        self.rows: list[Rows] = []
+        for domain, (first, last) in enumerate(pairwise(self.events.domain_bounds(dataset.num_domains))):
+            own = np.arange(first, last)
+            if share < 1:
+                own = np.sort(generator.permutation(own)[: max(1, round(share * len(own)))])
+            self.rows.append(own if domains is None or domain in domains else own[:0])
+        self.num_rows = sum(len(own) for own in self.rows)
+
+    def steps(self, epoch: int) -> list[list[Rows]]:
+        """For each step of an epoch, the rows of each domain."""
+        if self.in_turn:
+            return steps_in_turn(self.rows, self.batch_size, (self.seed, epoch))
+        return mixed_steps(self.rows, -(-self.num_rows // self.batch_size), (self.seed, epoch))
+
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RankingBatch]:
+        """The batches of an epoch from `first_step` on."""
+        for parts in self.steps(epoch)[first_step:]:
+            rows = np.concatenate(parts)
+            yield self.batch(rows, DomainSlices.from_counts([len(part) for part in parts]))
+
+    def batch(self, rows: Rows, domain_slices: DomainSlices) -> RankingBatch:
+        """The batch of given rows, which lie sorted by domain."""
+        assert self.events.label is not None
+        label = torch.from_numpy(np.asarray(self.events.label[rows], dtype=np.float32))
+        return RankingBatch(self.reader.read(self.events, rows, "train"), label, domain_slices)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isthmus.batch import Bag, Features
+from isthmus.batch import Bag, Features, FeatureSizes, RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
 
 
@@ -15,12 +15,14 @@ class FieldEmbedding(nn.Module):
     """Embeds one side's features; a field that a domain does not have is a zero vector there.
 
     A list is the sum of its values' vectors divided by the square root of their number. A number is its value times a
-    learned vector. Row 0 of a table, the unseen value, starts as the zero vector.
+    learned vector. A text's vector is mapped linearly, so that one without known words stays the zero vector. Row 0 of a
+    table, the unseen value, starts as the zero vector.
 
     Args:
         tables: embedding tables by name; a table handed to several embeddings is shared by them.
         categorical, bags: the table of each field.
         num_numbers: how many number fields follow.
+        text_dims: width of the vector of each text field, which come last.
         present: for each domain, which of the fields it has.
         tables_by_domain: each table holds one block of rows a domain, and no two domains share a vector.
     """
@@ -35,16 +37,18 @@ class FieldEmbedding(nn.Module):
         present: Sequence[Sequence[bool]],
         dim: int,
         tables_by_domain: bool = False,
+        text_dims: Sequence[int] = (),
     ) -> None:
         super().__init__()
         # By place: a declared name, such as "type" or "item.brand", may be none that a module can have.
         self.table_names = tuple(dict.fromkeys((*categorical, *bags)))
         self.tables = nn.ModuleList(tables[name] for name in self.table_names)
         self.categorical, self.bags, self.num_numbers = tuple(categorical), tuple(bags), num_numbers
-        self.num_fields = len(self.categorical) + len(self.bags) + num_numbers
+        self.num_fields = len(self.categorical) + len(self.bags) + num_numbers + len(text_dims)
         self.dim = dim
         self.tables_by_domain = tables_by_domain
         self.number_vector = nn.Parameter(torch.randn(num_numbers, dim) * dim**-0.5) if num_numbers else None
+        self.text_maps = nn.ModuleList(nn.Linear(text_dim, dim, bias=False) for text_dim in text_dims)
         self.register_buffer("present", torch.tensor(present, dtype=torch.bool), persistent=False)
         self.has_absent_fields = not all(all(fields) for fields in present)
         self.present: Tensor
@@ -65,6 +69,7 @@ class FieldEmbedding(nn.Module):
             fields.append(pool(table, Bag(values, bag.offsets)))
         if self.number_vector is not None:
             fields.extend(torch.einsum("bn,nd->nbd", features.number, self.number_vector))
+        fields.extend(text_map(text) for text_map, text in zip(self.text_maps, features.text, strict=True))
         embedded = torch.stack(fields, dim=1)
         if not self.has_absent_fields:
             return embedded
@@ -92,3 +97,38 @@ def new_table(num_rows: int, dim: int, *, std: float, num_domains: int = 1) -> n
         table.weight.normal_(0.0, std)
         table.weight[::num_rows] = 0.0
     return table
+
+
+class RankingEmbedding(nn.Module):
+    """Embeds all that a click model reads: the user's fields, then the item's, then those of the row.
+
+    Args:
+        tables: embedding tables by name; the sides share a table that fields of both name.
+    """
+
+    def __init__(
+        self, tables: Mapping[str, nn.Embedding], sizes: RankingSizes, dim: int, *, tables_by_domain: bool = False
+    ) -> None:
+        super().__init__()
+
+        def side(sizes: FeatureSizes) -> FieldEmbedding:
+            return FieldEmbedding(
+                tables,
+                categorical=sizes.categorical,
+                bags=sizes.bags,
+                num_numbers=sizes.num_numbers,
+                present=sizes.present,
+                dim=dim,
+                tables_by_domain=tables_by_domain,
+                text_dims=sizes.text_dims,
+            )
+
+        self.user, self.item = side(sizes.user), side(sizes.item)
+        self.row = side(sizes.row) if sizes.row.num_fields else None
+        self.num_fields, self.dim = sizes.num_fields, dim
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch field dim"]:
+        parts = [self.user(features.user, domain_slices), self.item(features.item, domain_slices)]
+        if self.row is not None:
+            parts.append(self.row(features.row, domain_slices))
+        return torch.cat(parts, dim=1)

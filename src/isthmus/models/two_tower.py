@@ -181,6 +181,7 @@ def new_tower(
         present=sizes.present,
         dim=dim,
         tables_by_domain=settings.tables_by_domain,
+        text_dims=sizes.text_dims,
     )
     backbone = None
     if settings.backbone is not None:

@@ -160,7 +160,7 @@ class Recommender:
         return self._indexes[domain]
 
     def _for_history(self, domain: int, name: str, history: Sequence[str], k: int) -> Recommendations:
-        places = [place for place, field in enumerate(self.user_reader.lists) if field.kind == "history"]
+        places = [place for place, field in enumerate(self.user_reader.fields.lists) if field.kind == "history"]
         if not places:
             raise InputError("the model reads no history (retrieval.fields); ask for a known user instead")
         rows = np.array([self._row_of_item.get(item, UNSEEN) for item in history], dtype=np.int64)
@@ -174,7 +174,7 @@ class Recommender:
         features = self._features(np.array([UNSEEN]), domain)
         bags = list(features.bags)
         for place in places:
-            latest = known[-self.user_reader.lists[place].max_length :]
+            latest = known[-self.user_reader.fields.lists[place].max_length :]
             bags[place] = to_bag(latest, np.array([0, len(latest)]))
         item_row, score = self._search(domain, replace(features, bags=tuple(bags)), seen, k)
         return Recommendations(name, self._named(item_row[0], score[0]), "given history", unknown)
@@ -230,10 +230,10 @@ class Recommender:
 
     def _is_usable(self, user_row: Rows, domain: int) -> NDArray[np.bool_]:
         """Whether the model has something to go by for each user: a history that it reads, or else the user itself."""
-        scopes = {field.scope for field in self.user_reader.lists if field.kind == "history"}
+        scopes = {field.scope for field in self.user_reader.fields.lists if field.kind == "history"}
         if not scopes:
             return np.not_equal(user_row, UNSEEN)
-        own = None if "all" in scopes else np.full(len(user_row), domain, dtype=np.int64)
+        own = None if scopes != {"own"} else np.full(len(user_row), domain, dtype=np.int64)
         _, offsets = self.history.lists(self.history.span(user_row, "test"), own)
         return np.not_equal(user_row, UNSEEN) & np.greater(np.diff(offsets), 0)
 
