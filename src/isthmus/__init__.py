@@ -1,4 +1,4 @@
-"""Multi-domain recommendation: one retrieval model over the logs of all business domains.
+"""Multi-domain recommendation: a retrieval and a ranking model over the logs of all business domains.
 
 Each function is a verb of the command line. Importing this package is cheap: a verb loads what it needs when called.
 """
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import isthmus.data.dataset
     import isthmus.data.describe
     import isthmus.evaluation.compare
+    import isthmus.evaluation.ranking_summary
     import isthmus.evaluation.summary
     import isthmus.serving.recommend
     import isthmus.settings
@@ -32,7 +33,9 @@ __all__ = [
     "prepare",
     "recommend",
     "reproduce",
+    "score",
     "train",
+    "tune",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -42,7 +45,8 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
     """Turn a public data set's own files into a log and its declaration; gives the path of the declaration.
 
     Args:
-        name: `xmrec`, the WSDM Cup 2022 cross-market data.
+        name: `xmrec`, the WSDM Cup 2022 cross-market data; `epinions`, ratings in 27 categories; `grocery_kitchen`,
+            `movie_book` and `kg_books_movies`, pairs of Amazon categories.
         seed: of what the data set leaves to chance, such as candidate lists that it does not give.
     """
     match name:
@@ -50,8 +54,23 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
             from isthmus.data.public.xmrec import ingest_xmrec
 
             return ingest_xmrec(source, out, seed=seed)
+        case "epinions":
+            from isthmus.data.public.epinions import ingest_epinions
+
+            return ingest_epinions(source, out, seed=seed)
+        case "grocery_kitchen" | "movie_book" | "kg_books_movies":
+            from isthmus.data.public import amazon_pairs
+
+            match name:
+                case "grocery_kitchen":
+                    return amazon_pairs.ingest_grocery_kitchen(source, out)
+                case "movie_book":
+                    return amazon_pairs.ingest_movie_book(source, out)
+                case "kg_books_movies":
+                    return amazon_pairs.ingest_kg_books_movies(source, out)
         case _:
-            raise InputError(f"{name}: unknown data set; known is xmrec")
+            known = "xmrec, epinions, grocery_kitchen, movie_book, kg_books_movies"
+            raise InputError(f"{name}: unknown data set; known are {known}")
 
 
 def init(logs: Sequence[Path]) -> tuple[str, list[str]]:
@@ -85,48 +104,73 @@ def describe(dataset: Path) -> "isthmus.data.describe.Description":
 def train(
     dataset: Path,
     run: Path,
-    settings: "isthmus.settings.RunSettings | Path | None" = None,
+    settings: "isthmus.settings.AnyRunSettings | Path | None" = None,
     *,
     overrides: Sequence[str] = (),
+    task: "isthmus.settings.Task" = "retrieval",
     device: Device = "auto",
     show_progress: bool = False,
-) -> "isthmus.api.Run":
+) -> "isthmus.api.Run | isthmus.api.RankingRun":
     """Train a model in a run folder, from where an interrupted training there stopped.
 
     Args:
         settings: settings, a YAML file, or None for the defaults.
         overrides: single values put in their place in a file or the defaults, each `key.sub=value`.
+        task: whose defaults are taken where there is no file.
     """
     from isthmus.api import train as train_run
-    from isthmus.settings import RunSettings, read_settings
+    from isthmus.settings import RankingRunSettings, RunSettings, read_settings
 
-    if isinstance(settings, RunSettings):
+    if isinstance(settings, RunSettings | RankingRunSettings):
         if overrides:
             raise InputError("overrides: give them with a settings file, or put the values into the settings")
         chosen = settings
     else:
-        chosen = read_settings(settings, overrides)
+        chosen = read_settings(settings, overrides, task=task)
     return train_run(dataset, run, chosen, device=device, show_progress=show_progress)
 
 
-def open_run(run: Path, *, dataset: Path | None = None, device: Device = "auto") -> "isthmus.api.Run":
+def open_run(
+    run: Path, *, dataset: Path | None = None, device: Device = "auto"
+) -> "isthmus.api.Run | isthmus.api.RankingRun":
     """Open a run folder; `dataset` says where its dataset lies now, if it was moved."""
-    from isthmus.api import Run
+    from isthmus.api import open_run as open_any
 
-    return Run.open(run, dataset, device=device)
+    return open_any(run, dataset, device=device)
+
+
+def tune(dataset: Path, out: Path, settings: Path, search: Path) -> "isthmus.settings.AnyRunSettings":
+    """Search settings on validation data; gives the best, which are also in `out`/best.yaml.
+
+    Args:
+        settings: a settings file with all that is not searched.
+        search: what is searched and how; see `isthmus.tuning.Search`.
+    """
+    from isthmus.settings import read_settings
+    from isthmus.tuning import read_search
+    from isthmus.tuning import tune as tune_settings
+
+    return tune_settings(dataset, out, read_settings(settings), read_search(search))
+
+
+def score(run: Path, rows: Path, out: Path, *, dataset: Path | None = None, device: Device = "auto") -> int:
+    """Write the probabilities of a file of rows by a click model; gives the number of rows."""
+    from isthmus.api import RankingRun
+
+    return RankingRun.open(run, dataset, device=device).score(rows, out)
 
 
 def evaluate(
     run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto"
-) -> "isthmus.evaluation.summary.Summary":
-    """Rank the held-out positives of a split: means by domain with intervals; the lines are kept in the run folder."""
+) -> "isthmus.evaluation.summary.Summary | isthmus.evaluation.ranking_summary.RankingSummary":
+    """Judge a run on held-out rows: metrics by domain with intervals; the lines stay in the run folder."""
     from isthmus.api import evaluate as evaluate_run
 
     return evaluate_run(run, split, dataset=dataset, device=device)
 
 
 def compare(a: Path, b: Path, split: str = "test") -> "isthmus.evaluation.compare.Comparison":
-    """Compare two run folders, or two files of results, on the same held-out positives, by paired tests."""
+    """Compare two run folders, or two files of results, on the same held-out rows, by paired tests."""
     from isthmus.api import compare as compare_runs
 
     return compare_runs(a, b, split)
@@ -146,14 +190,17 @@ def recommend(
 
     For many requests open the run once: `open_run(run).recommend(...)` keeps the model and its indexes.
     """
-    return open_run(run, dataset=dataset, device=device).recommend(domain, user=user, history=history, k=k)
+    from isthmus.api import Run
+
+    return Run.open(run, dataset, device=device).recommend(domain, user=user, history=history, k=k)
 
 
 def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False) -> Path:
     """Make a published table again; gives the path of the report.
 
     Args:
-        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data.
+        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on Epinions,
+            and `cdanet-table-7`, its ablations.
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
     """
@@ -162,8 +209,14 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
             from isthmus.experiments import adi_table_3
 
             return adi_table_3.reproduce(data, out, num_seeds=num_seeds, quick=quick)
+        case "cdanet-table-2" | "cdanet-table-7":
+            from isthmus.experiments import cdanet_table_2
+
+            ablations = name == "cdanet-table-7"
+            return cdanet_table_2.reproduce(data, out, num_seeds=num_seeds, quick=quick, ablations=ablations)
         case _:
-            raise InputError(f"{name}: nothing of that name to reproduce; known is adi-table-3")
+            known = "adi-table-3, cdanet-table-2, cdanet-table-7"
+            raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
 
 
 def demo(data: Path | None, out: Path) -> None:

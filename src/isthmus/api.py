@@ -4,16 +4,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import overload
+
+from torch import nn
 
 from isthmus.data.dataset import Dataset, Split
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.compare import Comparison
 from isthmus.evaluation.compare import compare as compare_results
+from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, score_impressions
+from isthmus.evaluation.ranking_summary import (
+    RankingSummary,
+    SavedRanking,
+    compare_rankings,
+    is_ranking_file,
+    load_ranking,
+    save_ranking,
+    summarise_ranking,
+)
 from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
+from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower
 from isthmus.serving.recommend import Recommendations, Recommender
-from isthmus.settings import RunSettings, read_settings
+from isthmus.serving.score import score_file
+from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_settings
+from isthmus.training.ranking import Stage, over_domains, validate
+from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
+from isthmus.training.ranking_stages import judged_domains, new_ranking_model
+from isthmus.training.retrieval import selection_value
 from isthmus.training.runs import (
     SETTINGS,
     DatasetRecord,
@@ -27,6 +46,8 @@ from isthmus.training.runs import (
     train_in_folder,
 )
 
+AnySummary = Summary | RankingSummary
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,25 +60,11 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "Run":
-        """Open a run folder.
-
-        Args:
-            dataset: where the run's dataset lies now, if not where it lay in training.
-
-        Raises:
-            InputError: the folder is no run, its dataset is gone or another one, or its checkpoint is missing or
-                damaged.
-        """
-        record = DatasetRecord.read(folder)
-        settings = read_settings(folder / SETTINGS)
-        place = Path(record.path) if dataset is None else dataset
-        if dataset is None and not place.is_dir():
-            raise InputError(f"{folder}: its dataset {place} is gone; say where it lies now with --dataset")
-        opened = Dataset.open(place)
-        record.require(opened)
-        model = new_model(opened, settings.retrieval, settings.training).to(choose_device(device))
-        read_weights(folder, model)
-        return cls(folder, settings, opened, model)
+        """Open the run folder of a retrieval model; arguments and errors are those of `open_run`."""
+        opened = open_run(folder, dataset, device=device)
+        if not isinstance(opened, Run):
+            raise InputError(f"{folder}: is the run of a click model, which cannot search; give one of retrieval")
+        return opened
 
     @cached_property
     def recommender(self) -> Recommender:
@@ -88,7 +95,85 @@ class Run:
         """Write the k best items of all users to a Parquet file; see `Recommender.recommend_all`."""
         return self.recommender.recommend_all(out, k=k, domain=domain)
 
+    def validation_value(self) -> float:
+        """What settings are chosen by: nDCG on validation, the mean over domains."""
+        scorer = TwoTowerScorer(self.model, self.settings.retrieval, self.dataset, "valid")
+        result = evaluate_retrieval(scorer, self.dataset, "valid")
+        names = self.dataset.schema.domain_names
+        means = {name: domain_means(values, result.domain, len(names)) for name, values in result.metrics.items()}
+        return selection_value({name: float(macro_mean(values, names)) for name, values in means.items()})
 
+
+@dataclass(frozen=True)
+class RankingRun:
+    """A trained click model with its settings and its dataset; the weights are those of each stage's best epoch."""
+
+    path: Path
+    settings: RankingRunSettings
+    dataset: Dataset
+    model: nn.Module
+
+    @classmethod
+    def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "RankingRun":
+        """Open the run folder of a click model; arguments and errors are those of `open_run`."""
+        opened = open_run(folder, dataset, device=device)
+        if not isinstance(opened, RankingRun):
+            raise InputError(f"{folder}: is the run of a retrieval model, which gives no probabilities; train a ranker")
+        return opened
+
+    def result_file(self, split: Split) -> Path:
+        """Where an evaluation on that split is kept."""
+        return self.path / "evaluation" / f"{split}.parquet"
+
+    def evaluate(self, split: Split = "test") -> RankingResult:
+        """Score every held-out row of a split; the result is also written to `evaluation/SPLIT.parquet`."""
+        logit = score_impressions(self.model, self.dataset, split, self.settings.ranking.fields)
+        result = evaluate_ranking(logit, self.dataset, split)
+        save_ranking(self.saved(result, split), self.result_file(split))
+        return result
+
+    def saved(self, result: RankingResult, split: Split) -> SavedRanking:
+        """The result with the names of its domains, as summaries and comparisons take it."""
+        return SavedRanking(result, self.dataset.schema.domain_names, split)
+
+    def score(self, rows: Path, out: Path) -> int:
+        """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
+        return score_file(self.model, self.dataset, self.settings.ranking.fields, rows, out)
+
+    def validation_value(self) -> float:
+        """What settings are chosen by: AUC on validation, the mean over the domains that were trained for."""
+        ranking, training = self.settings.ranking, self.settings.training
+        domains = judged_domains(self.dataset, ranking, training)
+        stage = Stage("final", 0, domains, ranking.fields)
+        return over_domains(self.dataset, validate(self.dataset, self.model, stage), stage)["auc"]
+
+
+def open_run(folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> Run | RankingRun:
+    """Open a run folder.
+
+    Args:
+        dataset: where the run's dataset lies now, if not where it lay in training.
+
+    Raises:
+        InputError: the folder is no run, its dataset is gone or another one, or its checkpoint is missing or damaged.
+    """
+    record = DatasetRecord.read(folder)
+    settings = read_settings(folder / SETTINGS)
+    place = Path(record.path) if dataset is None else dataset
+    if dataset is None and not place.is_dir():
+        raise InputError(f"{folder}: its dataset {place} is gone; say where it lies now with --dataset")
+    opened = Dataset.open(place)
+    record.require(opened)
+    if isinstance(settings, RankingRunSettings):
+        network = new_ranking_model(opened, settings.ranking, settings.training).to(choose_device(device))
+        read_weights(folder, network)
+        return RankingRun(folder, settings, opened, network)
+    model = new_model(opened, settings.retrieval, settings.training).to(choose_device(device))
+    read_weights(folder, model)
+    return Run(folder, settings, opened, model)
+
+
+@overload
 def train(
     dataset: Path,
     run: Path,
@@ -97,7 +182,42 @@ def train(
     device: Device = "auto",
     say: Callable[[str], None] = print,
     show_progress: bool = False,
-) -> Run:
+) -> Run: ...
+
+
+@overload
+def train(
+    dataset: Path,
+    run: Path,
+    settings: RankingRunSettings,
+    *,
+    device: Device = "auto",
+    say: Callable[[str], None] = print,
+    show_progress: bool = False,
+) -> RankingRun: ...
+
+
+@overload
+def train(
+    dataset: Path,
+    run: Path,
+    settings: AnyRunSettings,
+    *,
+    device: Device = "auto",
+    say: Callable[[str], None] = print,
+    show_progress: bool = False,
+) -> Run | RankingRun: ...
+
+
+def train(
+    dataset: Path,
+    run: Path,
+    settings: AnyRunSettings,
+    *,
+    device: Device = "auto",
+    say: Callable[[str], None] = print,
+    show_progress: bool = False,
+) -> Run | RankingRun:
     """Train a model on a dataset folder, in a run folder; goes on where an interrupted training stopped.
 
     Args:
@@ -109,6 +229,13 @@ def train(
     """
     chosen = choose_device(device)
     opened = Dataset.open(dataset)
+    if isinstance(settings, RankingRunSettings):
+        require_ranking_fit(opened, settings.ranking, settings.training)
+        begin(run, settings.model_dump(mode="json"), opened)
+        network = train_ranking_in_folder(
+            run, opened, settings.ranking, settings.training, device=chosen, say=say, show_progress=show_progress
+        )
+        return RankingRun(run, settings, opened, network)
     if settings.parameter_budget is not None:
         fitted = fit_budget(opened, settings.retrieval, settings.parameter_budget)
         settings = settings.model_copy(update={"retrieval": fitted})
@@ -126,20 +253,32 @@ def train(
     return Run(run, settings, opened, model)
 
 
-def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> Summary:
+def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> AnySummary:
     """Evaluate a run folder on a split, keep the result there, and sum it up."""
-    opened = Run.open(run, dataset, device=device)
+    opened = open_run(run, dataset, device=device)
     chosen = split_named(split)
+    if isinstance(opened, RankingRun):
+        return summarise_ranking(opened.saved(opened.evaluate(chosen), chosen))
     return summarise(opened.saved(opened.evaluate(chosen), chosen))
 
 
 def compare(a: Path, b: Path, split: str = "test") -> Comparison:
-    """Compare two run folders, or two result files, on the same held-out positives.
+    """Compare two run folders, or two result files, on the same held-out rows.
 
     A run folder is evaluated now, so that the result is that of its present weights.
+
+    Raises:
+        InputError: one is of retrieval and the other of ranking, or they are not over the same rows.
     """
     chosen = split_named(split)
-    return compare_results(_result_of(a, chosen), _result_of(b, chosen), name_a=str(a), name_b=str(b))
+    result_a, result_b = _result_of(a, chosen), _result_of(b, chosen)
+    match result_a, result_b:
+        case SavedRanking(), SavedRanking():
+            return compare_rankings(result_a, result_b, name_a=str(a), name_b=str(b))
+        case SavedResult(), SavedResult():
+            return compare_results(result_a, result_b, name_a=str(a), name_b=str(b))
+        case _:
+            raise InputError(f"{a} and {b}: one is of retrieval and one of ranking; compare two of a kind")
 
 
 def split_named(split: str) -> Split:
@@ -151,8 +290,10 @@ def split_named(split: str) -> Split:
             raise InputError(f"split: {split!r} is not 'valid' or 'test'{did_you_mean(split, ('valid', 'test'))}")
 
 
-def _result_of(path: Path, split: Split) -> SavedResult:
+def _result_of(path: Path, split: Split) -> SavedResult | SavedRanking:
     if not path.is_dir():
-        return load_result(path)
-    run = Run.open(path)
+        return load_ranking(path) if is_ranking_file(path) else load_result(path)
+    run = open_run(path)
+    if isinstance(run, RankingRun):
+        return run.saved(run.evaluate(split), split)
     return run.saved(run.evaluate(split), split)

@@ -25,8 +25,10 @@ VERBS = {
     "audit": "check a dataset: intact, and nothing held out leaks into training",
     "describe": "count a dataset's users, items and rows by domain, and their overlaps",
     "train": "train a model on a dataset, in a run folder",
-    "evaluate": "rank a run's held-out positives: metrics by domain, with intervals",
-    "compare": "compare two runs on the same held-out positives, by paired tests",
+    "evaluate": "judge a run on held-out rows: metrics by domain, with intervals",
+    "compare": "compare two runs on the same held-out rows, by paired tests",
+    "tune": "search settings on validation data, with the same number of trials for any model",
+    "score": "the probabilities of a file of rows, by a click model",
     "recommend": "the best items of a domain for a user, or for all users into a file",
     "reproduce": "make a published table again",
     "demo": "run everything once",
@@ -75,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     verb = {name: verbs.add_parser(name, help=text, description=text.capitalize()) for name, text in VERBS.items()}
 
-    verb["ingest"].add_argument("name", help="which data set: xmrec")
+    verb["ingest"].add_argument("name", help="xmrec, epinions, grocery_kitchen, movie_book or kg_books_movies")
     _path(verb["ingest"], "source", "the folder with the data set's own files")
     _path(verb["ingest"], "out", "the folder to make")
     verb["ingest"].add_argument(
@@ -104,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="single settings, such as training.epochs=3",
     )
+    verb["train"].add_argument(
+        "--task", choices=("retrieval", "ranking"), default="retrieval", help="whose defaults, without --settings"
+    )
     _device(verb["train"])
     verb["train"].add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -117,6 +122,19 @@ def parser() -> argparse.ArgumentParser:
     _path(verb["compare"], "b", "another")
     _split(verb["compare"])
     _json(verb["compare"])
+
+    _path(verb["tune"], "dataset", "a dataset folder")
+    _path(verb["tune"], "out", "the folder for trials and the best settings")
+    verb["tune"].add_argument(
+        "--settings", type=Path, metavar="FILE", required=True, help="what is not searched (YAML)"
+    )
+    verb["tune"].add_argument("--search", type=Path, metavar="FILE", required=True, help="what is searched (YAML)")
+
+    _path(verb["score"], "run", "a run folder of a click model")
+    _path(verb["score"], "rows", "the rows: Parquet, CSV or TSV with the log's columns")
+    _path(verb["score"], "out", "the Parquet file to write")
+    _dataset(verb["score"])
+    _device(verb["score"])
 
     _path(verb["recommend"], "run", "a run folder")
     verb["recommend"].add_argument("--domain", help="a declared domain; needed save with --all")
@@ -132,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     _device(verb["recommend"])
     _json(verb["recommend"])
 
-    verb["reproduce"].add_argument("name", help="what: adi-table-3")
+    verb["reproduce"].add_argument("name", help="adi-table-3, cdanet-table-2 or cdanet-table-7")
     verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
     verb["reproduce"].add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
@@ -168,6 +186,7 @@ def run_verb(given: argparse.Namespace) -> int:
                 given.run,
                 given.settings,
                 overrides=given.overrides,
+                task=given.task,
                 device=given.device,
                 show_progress=not given.quiet and sys.stderr.isatty(),
             )
@@ -178,6 +197,12 @@ def run_verb(given: argparse.Namespace) -> int:
         case "compare":
             comparison = isthmus.compare(given.a, given.b, given.split)
             print(json.dumps(comparison.to_dict(), indent=1) if given.json else comparison.to_markdown())
+        case "tune":
+            isthmus.tune(given.dataset, given.out, given.settings, given.search)
+            print(f"next: isthmus train {given.dataset} RUN --settings {given.out / 'best.yaml'}")
+        case "score":
+            num_rows = isthmus.score(given.run, given.rows, given.out, dataset=given.dataset, device=given.device)
+            print(f"{given.out}: {num_rows} rows written")
         case "recommend":
             _recommend(given)
         case "reproduce":
@@ -204,7 +229,9 @@ def _init(logs: list[Path], out: Path | None) -> None:
 
 
 def _recommend(given: argparse.Namespace) -> None:
-    run = isthmus.open_run(given.run, dataset=given.dataset, device=given.device)
+    from isthmus.api import Run
+
+    run = Run.open(given.run, given.dataset, device=given.device)
     if given.all:
         if given.out is None:
             raise InputError("recommend --all: say with --out FILE where the Parquet file goes")

@@ -1,4 +1,4 @@
-"""Retrieval's training loss: softmax over sampled items, corrected for how they were sampled."""
+"""Training losses: softmax over sampled items, corrected for how they were sampled; and those of click models."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 def sampled_softmax_loss(
@@ -82,3 +83,59 @@ class _SampledSoftmax(torch.autograd.Function):
         scale = gradient[:, None] / ctx.temperature
         score_gradient = (probability * scale).scatter_add_(1, column, -scale)
         return score_gradient.to(ctx.score_dtype), None, None, None, None, None
+
+
+def click_loss(logit: Float[Tensor, " batch"], label: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Cross-entropy of each row, in nats: that of a coin whose probability is the sigmoid of the logit.
+
+    Source: CDAnet eq. 6; the loop takes the mean over rows, or over each domain's rows.
+    """
+    return functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
+
+
+def translation_loss(
+    logit: Float[Tensor, " batch"],
+    cross_logit: Float[Tensor, "batch other"],
+    cycle_error: Float[Tensor, "batch other"],
+    label: Float[Tensor, " batch"],
+    *,
+    alpha: float,
+    beta: float,
+) -> Float[Tensor, " batch"]:
+    """Each row's part of CDAnet's first objective.
+
+    With two domains and the mean over each domain's rows it is eq. 7 to the letter, the orthogonality of eq. 5 read as
+    a mean over rows. With more domains, what a row has with each other domain counts by its mean.
+
+    Args:
+        cross_logit: of the row in each other domain's space; none where nothing is translated.
+        cycle_error: squared distance of the row from where its way there and back leads.
+        alpha, beta: weights of the cross-supervision and of the orthogonality.
+
+    Source: CDAnet eq. 3-7.
+    """
+    loss = click_loss(logit, label)
+    num_others = cross_logit.shape[1]
+    if num_others and alpha:
+        cross = functional.binary_cross_entropy_with_logits(
+            cross_logit, label[:, None].expand_as(cross_logit), reduction="none"
+        )
+        loss = loss + alpha * cross.mean(dim=1)
+    if num_others and beta:
+        loss = loss + beta * cycle_error.mean(dim=1)
+    return loss
+
+
+def augmentation_loss(
+    logit: Float[Tensor, " batch"],
+    cycle_error: Float[Tensor, "batch other"],
+    label: Float[Tensor, " batch"],
+    *,
+    beta: float,
+) -> Float[Tensor, " batch"]:
+    """Each target row's part of CDAnet's second objective: cross-entropy, and the target's half of eq. 5.
+
+    Source: CDAnet eq. 9, and the sentence below it.
+    """
+    loss = click_loss(logit, label)
+    return loss + beta * cycle_error.mean(dim=1) if cycle_error.shape[1] and beta else loss

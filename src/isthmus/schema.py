@@ -94,7 +94,8 @@ class FieldSpec(Declared):
     dim, vectors: of a text: how many numbers its vector has (TF-IDF and truncated SVD fitted on training texts), or a
         file of word vectors in GloVe's form (relative to the YAML), whose mean over the text's words it is.
     of, value: of a statistic: of the row's `user`, its `item`, or its value in the named field; the `mean` label,
-        shrunk to the domain's, or the log of 1 + the `count` of rows. Only training rows count, never the row itself: those strictly before it, or, without a clock, those of other folds.
+        shrunk to the domain's, or the log of 1 + the `count` of rows. Only training rows count, never the row itself:
+        those strictly before it, or, without a clock, those of other folds.
     """
 
     name: Name

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,8 @@ from isthmus.errors import InputError, explain
 from isthmus.files import read_yaml
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.indexes import ExactIndexSettings, IndexSettings
+from isthmus.training.ranking import RankingTrainingSettings
+from isthmus.training.ranking_stages import RankingSettings
 from isthmus.training.retrieval import TrainingSettings
 
 DEFAULT_SETTINGS = """\
@@ -24,7 +26,18 @@ training:
 """
 """What `isthmus train` takes without a settings file."""
 
-REMEDY = "a settings file needs 'retrieval' and 'training'"
+DEFAULT_RANKING_SETTINGS = """\
+ranking:
+  kind: cdanet
+  extractor: {kind: mmoe, hidden_dims: [128], num_experts: 2, norm: none}
+training:
+  seed: 0
+  epochs: 40
+"""
+"""What `isthmus train --task ranking` takes without a settings file."""
+
+REMEDY = "a settings file needs 'training' and one of 'retrieval' and 'ranking'"
+Task = Literal["retrieval", "ranking"]
 
 
 class RunSettings(BaseModel):
@@ -48,41 +61,53 @@ class RunSettings(BaseModel):
         return text
 
 
-def default_settings() -> RunSettings:
-    """The settings of a run that nobody set."""
-    return RunSettings.model_validate(yaml.safe_load(DEFAULT_SETTINGS))
+class RankingRunSettings(BaseModel):
+    """All settings of a run of a click model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ranking: RankingSettings
+    training: RankingTrainingSettings
 
 
-def read_settings(file: Path | None, overrides: Sequence[str] = ()) -> RunSettings:
+AnyRunSettings = RunSettings | RankingRunSettings
+
+
+def read_settings(file: Path | None, overrides: Sequence[str] = (), *, task: Task = "retrieval") -> AnyRunSettings:
     """The settings in a YAML file, or the defaults where there is none, with single values put in their place.
 
     Args:
         overrides: each `key.sub=value`; the value is read as YAML.
+        task: whose defaults are taken where there is no file; a file says itself which it is for.
 
     Raises:
         InputError: the file cannot be read, or a setting is unknown, missing or out of range; the message names the
             file, the key, the value and what is allowed.
     """
-    content = yaml.safe_load(DEFAULT_SETTINGS) if file is None else read_yaml(file, remedy=REMEDY)
+    defaults = DEFAULT_SETTINGS if task == "retrieval" else DEFAULT_RANKING_SETTINGS
+    content = yaml.safe_load(defaults) if file is None else read_yaml(file, remedy=REMEDY)
     overridden = [_override(content, text) for text in overrides]
+    form = RankingRunSettings if "ranking" in content and "retrieval" not in content else RunSettings
     try:
-        return RunSettings.model_validate(content)
+        return form.model_validate(content)
     except ValidationError as error:
         places = [".".join(map(str, details["loc"])) for details in error.errors(include_url=False)]
         is_overridden = any(place.startswith(key) for place in places for key in overridden)
         shown = file if file is not None and not is_overridden else Path("--set")
-        _refuse_misplaced(error, shown)
-        raise InputError(explain(error, shown, RunSettings)) from error
+        _refuse_misplaced(error, shown, form)
+        raise InputError(explain(error, shown, form)) from error
 
 
-def _refuse_misplaced(error: ValidationError, file: Path) -> None:
+def _refuse_misplaced(error: ValidationError, file: Path, form: type[BaseModel]) -> None:
     """Says where an unknown key belongs that is known, or nearly, in another section only."""
-    sections: dict[str, type[BaseModel]] = {"retrieval": TwoTowerSettings, "training": TrainingSettings}
+    sections: dict[str, type[BaseModel]] = {"training": RankingTrainingSettings}
+    if form is RunSettings:
+        sections = {"retrieval": TwoTowerSettings, "training": TrainingSettings}
     for details in error.errors(include_url=False):
         *above, key = (str(part) for part in details["loc"])
         if details["type"] != "extra_forbidden" or len(above) > 1 or not set(above) <= set(sections):
             continue
-        here = set((sections[above[0]] if above else RunSettings).model_fields)
+        here = set((sections[above[0]] if above else form).model_fields)
         place = {name: section for section, model in sections.items() for name in model.model_fields}
         nearest = get_close_matches(key, here | set(place), n=1)
         if nearest and nearest[0] not in here:

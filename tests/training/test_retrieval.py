@@ -17,14 +17,12 @@ from isthmus.data.sampling import CandidateSampler
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training import retrieval
 from isthmus.training.checkpoint import BEST, LAST
+from isthmus.training.epochs import EpochReport, is_finished, set_rates
 from isthmus.training.retrieval import (
-    EpochReport,
     TrainingSettings,
-    is_finished,
     known_mask,
     retrieval_loss,
     selection_value,
-    set_rates,
     train_retrieval,
 )
 from isthmus.training.self_training import SelfTrainingSettings
@@ -328,6 +326,6 @@ def test_the_rate_over_a_run(schedule: Literal["constant", "linear"], factors: l
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     rates = []
     for epochs_done in (0.0, 1.0, 4.0):
-        set_rates([optimizer], settings, epochs_done)
+        set_rates([optimizer], settings.schedule, epochs_done, settings.epochs)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == [0.5 * factor for factor in factors]

@@ -17,7 +17,8 @@ from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.settings import RunSettings
-from isthmus.training.retrieval import EpochReport, TrainingSettings
+from isthmus.training.epochs import EpochReport
+from isthmus.training.retrieval import TrainingSettings
 from isthmus.training.runs import (
     choose_device,
     count_parameters,

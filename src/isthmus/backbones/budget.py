@@ -10,6 +10,7 @@ from isthmus.backbones.settings import (
     ADISettings,
     AnyBackboneSettings,
     CrossStitchSettings,
+    DCNSettings,
     DNNSettings,
     IndependentSettings,
     MMoESettings,
@@ -49,7 +50,7 @@ def scale_widths(settings: AnyBackboneSettings, factor: float) -> AnyBackboneSet
 
     hidden_dims = scaled(settings.hidden_dims)
     match settings:
-        case DNNSettings() | IndependentSettings() | CrossStitchSettings() | StarSettings():
+        case DNNSettings() | DCNSettings() | IndependentSettings() | CrossStitchSettings() | StarSettings():
             return settings.model_copy(update={"hidden_dims": hidden_dims})
         case SharedBottomSettings() | MMoESettings() | PLESettings() | ADISettings():
             forward_dims = scaled(settings.forward_dims)

@@ -8,6 +8,7 @@ from torch import nn
 
 from isthmus.backbones.adi import ADIBackbone, FusionKind
 from isthmus.backbones.cross_stitch import CrossStitchBackbone
+from isthmus.backbones.dcn import DCNBackbone
 from isthmus.backbones.dnn import DNNBackbone
 from isthmus.backbones.independent import IndependentBackbone
 from isthmus.backbones.mmoe import MMoEBackbone
@@ -28,6 +29,17 @@ NormKind = Literal["shared", "domain", "partitioned", "none"]
 class DNNSettings(BaseModel, frozen=True, extra="forbid"):
     kind: Literal["dnn"] = "dnn"
     hidden_dims: HiddenDims
+    dropout: Dropout = 0.0
+    norm: NormKind = "shared"
+
+
+class DCNSettings(BaseModel, frozen=True, extra="forbid"):
+    """`rank`: the cross layers' matrices are products of that inner width; None: full."""
+
+    kind: Literal["dcn"] = "dcn"
+    hidden_dims: HiddenDims
+    num_cross_layers: PositiveInt = 3
+    rank: PositiveInt | None = None
     dropout: Dropout = 0.0
     norm: NormKind = "shared"
 
@@ -111,6 +123,7 @@ AnyBackboneSettings = (
     | PLESettings
     | StarSettings
     | ADISettings
+    | DCNSettings
 )
 BackboneSettings = Annotated[AnyBackboneSettings, Field(discriminator="kind")]
 """Settings of one backbone, told apart by `kind`; for fields of other settings."""
@@ -124,6 +137,7 @@ BackboneModule = (
     | PLEBackbone
     | StarBackbone
     | ADIBackbone
+    | DCNBackbone
 )
 """A module that is a `Backbone`."""
 
@@ -170,6 +184,17 @@ def build_backbone(
     match settings:
         case DNNSettings():
             return DNNBackbone(in_dim, dims, out_dim, norm=norm, dropout=dropout, zero_start=zero_start)
+        case DCNSettings():
+            return DCNBackbone(
+                in_dim,
+                dims,
+                out_dim,
+                num_cross_layers=settings.num_cross_layers,
+                rank=settings.rank,
+                norm=norm,
+                dropout=dropout,
+                zero_start=zero_start,
+            )
         case IndependentSettings():
             return IndependentBackbone(
                 num_domains, in_dim, dims, out_dim, own_norm=own_norm, dropout=dropout, zero_start=zero_start

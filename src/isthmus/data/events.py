@@ -30,10 +30,11 @@ RawColumn = Coded | np.ndarray  # an array: 64-bit floating-point numbers, NaN w
 
 @dataclass(frozen=True)
 class EventTable:
-    """All positives, in the order of (domain, user, time, item); repeats are still there.
+    """All positives, or all labelled rows, in the order of (domain, user, time, item); repeats are still there.
 
     Attributes:
         taken: numbers of users and items in `users` and `items`, and of domains in the declaration.
+        is_positive: of each row; all are where negatives are not in the log.
         given: each row's declared split, where the log says it.
         fields: the fields whose source is the log, the title among them.
         users, items: texts, ascending.
@@ -41,6 +42,7 @@ class EventTable:
     """
 
     taken: Taken
+    is_positive: np.ndarray
     given: np.ndarray | None
     fields: Mapping[FieldSpec, RawColumn]
     users: pa.Array
@@ -53,6 +55,7 @@ class EventTable:
         return replace(
             self,
             taken=self.taken.select(rows),
+            is_positive=self.is_positive[rows],
             given=None if self.given is None else self.given[rows],
             fields={field: select_rows(column, rows) for field, column in self.fields.items()},
         )
@@ -70,7 +73,7 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
         InputError: a file, a column or a value is not what the declaration says; names it and the remedy.
     """
     log = schema.events
-    fields = [f for f in schema.fields if f.source == "events" and f.kind not in ("id", "history")]
+    fields = [f for f in schema.fields if f.source == "events" and f.kind not in ("id", "history", "statistic")]
     if schema.title is not None and schema.title.source == "events":
         fields.append(schema.title)
     source = open_source(connection, log.files, folder, "events")
@@ -94,9 +97,11 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
 
     with reading(source.files):
         table = connection.create_table("events", source.table.select(**columns), temp=True)
+    has_negatives = schema.ranking is not None and schema.ranking.negatives == "explicit"
     if log.positive is not None:
-        table = table.filter(table.is_positive).drop("is_positive")
-        if table.limit(1).count().to_pyarrow().as_py() == 0:
+        positives = table.filter(table.is_positive)
+        table = table if has_negatives else positives.drop("is_positive")
+        if positives.limit(1).count().to_pyarrow().as_py() == 0:
             raise InputError(
                 f"{source.files[0]}: no row is a positive by events.positive (column {log.positive.column!r}); "
                 "correct the rule, or leave it out if every row is a positive"
@@ -115,6 +120,7 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
     )
     return EventTable(
         taken=taken,
+        is_positive=to_numpy(rows["is_positive"], np.bool_) if has_negatives else np.ones(len(rows), bool),
         given=to_numpy(rows["split"], np.int8) if given_column is not None else None,
         fields={
             field: raw_column(rows[f"field_{number}"], values.get(f"field_{number}"))
@@ -237,4 +243,13 @@ def _is_positive(source: Source, log: EventLog) -> Value:
     )
     if log.positive.values is not None:
         return source.text(column, key).isin(log.positive.values)
+    if log.positive.at_least is None:
+        label = source.number(column, key)
+        source.refuse(
+            lambda table: ~table[column].cast("float64").isin([0.0, 1.0]),
+            column,
+            key,
+            "is no label; 0 and 1 are wanted, or say with 'at_least' or 'values' which rows are positives",
+        )
+        return label == 1
     return source.number(column, key) >= log.positive.at_least

@@ -65,7 +65,7 @@ def context_lines(schema: Schema, events: EventTable, is_train: Bool[np.ndarray,
     return [
         Lines(field, events.fields[field], everywhere, is_train & _in_domains(schema, field, events.taken.domain))
         for field in schema.fields
-        if field.side == "context"
+        if field.side in ("context", "row") and field.kind != "statistic"
     ]
 
 
@@ -151,7 +151,7 @@ def all_lines(
     """Every field that is stored as a column, in the order of the declaration's sources, and the items' titles."""
     train = np.flatnonzero(is_train)
     lines = context_lines(schema, events, is_train)
-    stored = [f for f in schema.fields if f.side != "context" and f.kind not in ("id", "history")]
+    stored = [f for f in schema.fields if f.side in ("user", "item") and f.kind not in ("id", "history")]
     wanted = stored if schema.title is None else [*stored, schema.title]
     lines += [latest_lines(schema, f, events, sides[f.side], train) for f in wanted if f.source == "events"]
     taken = events.taken.select(train)

@@ -13,6 +13,7 @@ from isthmus.data.events import Coded
 from isthmus.data.feature_tables import Lines
 from isthmus.data.statistics import Spread, measure_spread
 from isthmus.data.tables import VALUE_END
+from isthmus.data.text import tfidf_vectors, word_vectors
 from isthmus.data.vocabularies import Vocabulary, vocabulary_of
 from isthmus.errors import InputError
 from isthmus.schema import FieldSpec
@@ -28,7 +29,7 @@ def build_vocabularies(lines: Sequence[Lines], ids: Mapping[str, Vocabulary]) ->
     """
     texts: dict[str, list[pa.Array]] = {}
     for line in lines:
-        if isinstance(line.raw, Coded) and line.field.vocabulary_name not in ids:
+        if isinstance(line.raw, Coded) and line.field.kind != "text" and line.field.vocabulary_name not in ids:
             codes = line.raw.codes[line.place[line.is_training & (line.place >= 0)]]
             used = np.unique(codes[codes >= 0])
             values = line.raw.values.take(pa.array(used))
@@ -44,6 +45,8 @@ def encode(line: Lines, vocabularies: Mapping[str, Vocabulary], log: Path) -> tu
     Raises:
         InputError: a number is missing where training needs it and the field does not say `missing: mean`.
     """
+    if isinstance(line.raw, Coded) and line.field.kind == "text":
+        return encode_texts(line, line.raw, log), None
     if isinstance(line.raw, Coded):
         vocabulary = vocabularies[line.field.vocabulary_name]
         if line.field.kind in ("multi_valued", "sequence"):
@@ -61,6 +64,14 @@ def encode(line: Lines, vocabularies: Mapping[str, Vocabulary], log: Path) -> tu
         )
     spread = measure_spread(values, line.is_training)
     return spread.standardise(values), spread
+
+
+def encode_texts(line: Lines, raw: Coded, log: Path) -> np.ndarray:
+    """The vector of each line's text; zero where there is none."""
+    texts = np.array([*raw.values.to_pylist(), ""], dtype=object)[np.append(raw.codes, -1)[line.place]].tolist()
+    if line.field.vectors is not None:
+        return word_vectors(texts, log.parent / line.field.vectors)
+    return tfidf_vectors(texts, line.is_training, dim=line.field.dim)
 
 
 def encode_titles(line: Lines) -> np.ndarray:

@@ -5,14 +5,17 @@ import numpy as np
 from isthmus.data.dataset import History
 from isthmus.data.splits import TEST, TRAIN, Taken
 
+NO_FOLD = -2  # of validation rows in a history: every labelled row that may see them does
 
-def build_history(taken: Taken, split: np.ndarray, num_users: int) -> History:
+
+def build_history(taken: Taken, split: np.ndarray, num_users: int, fold: np.ndarray | None = None) -> History:
     """Per user row, the training positives and then those of validation, each in order of time, else of item row.
 
     Args:
         taken: vocabulary rows; a row 0 (a user or an item that training does not know) has no place in a history.
         split: the split of each row; test rows are left out.
         num_users: rows of the user vocabulary.
+        fold: of each row; kept of training rows, where labelled rows must not see those of their own fold.
     """
     rows = np.flatnonzero((split != TEST) & (taken.user > 0) & (taken.item > 0))
     chosen, part = taken.select(rows), split[rows]
@@ -28,4 +31,5 @@ def build_history(taken: Taken, split: np.ndarray, num_users: int) -> History:
         item_row=chosen.item[order].astype(np.int32),
         domain=chosen.domain[order].astype(np.int16),
         time=None if chosen.time is None else chosen.time[order],
+        fold=None if fold is None else np.where(part == TRAIN, fold[rows], NO_FOLD)[order].astype(np.int8),
     )

@@ -1,7 +1,7 @@
 """From logs and their declaration to a dataset folder."""
 
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +14,19 @@ from isthmus.data.events import EventTable, read_events
 from isthmus.data.feature_tables import Side, all_lines
 from isthmus.data.field_columns import build_vocabularies, encode, encode_titles, take
 from isthmus.data.history import build_history
+from isthmus.data.impressions import add_statistics, build_impressions, folds, write_impressions, write_rows
 from isthmus.data.read_schema import read_schema
 from isthmus.data.splits import (
     DROPPED,
     TRAIN,
+    VALID,
     Taken,
     carve_validation,
     drop_repeats,
     drop_taken_before,
+    split_at_random,
     split_by_time,
+    split_cold_users,
     split_last_out,
 )
 from isthmus.data.statistics import count_items
@@ -54,63 +58,78 @@ def prepare(log: Path, out: Path) -> Dataset:
 
 def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> None:
     everything = read_events(connection, schema, log.parent)
-    distinct = everything.select(drop_repeats(everything.taken, everything.given))
-    split = split_events(schema, distinct, log)
-    events, split = distinct.select(split != DROPPED), split[split != DROPPED]
+    labelled = everything.select(drop_repeats(everything.taken, everything.given, everything.is_positive))
+    labelled_split = split_rows(schema, labelled, log)
+    split = positive_split(schema, labelled, labelled_split, log)
+    positive = np.flatnonzero(split != DROPPED)  # of the labelled rows, retrieval's events
 
-    train = split == TRAIN
-    row_of_user = row_of_code(events.taken.user[train], len(events.users))
-    row_of_item = row_of_code(events.taken.item[train], len(events.items))
-    rows = Taken(row_of_user[events.taken.user], row_of_item[events.taken.item], events.taken.domain, events.taken.time)
+    train = labelled_split == TRAIN
+    row_of_user = row_of_code(labelled.taken.user[train], len(labelled.users))
+    row_of_item = row_of_code(labelled.taken.item[train], len(labelled.items))
+    rows = Taken(
+        row_of_user[labelled.taken.user], row_of_item[labelled.taken.item], labelled.taken.domain, labelled.taken.time
+    )
     num_items, num_domains = int(row_of_item.max()) + 1, len(schema.domains)
-    item_count = count_items(rows.item[train], rows.domain[train], num_items=num_items, num_domains=num_domains)
-    candidates = build_candidates(connection, schema, log.parent, events, split, rows.item, row_of_item, item_count)
+    taken = split == TRAIN
+    item_count = count_items(rows.item[taken], rows.domain[taken], num_items=num_items, num_domains=num_domains)
+    events, event_rows = labelled.select(positive), rows.select(positive)
+    candidates = build_candidates(
+        connection, schema, log.parent, events, split[positive], event_rows.item, row_of_item, item_count
+    )
 
-    users = Vocabulary(events.users.filter(pa.array(row_of_user > 0)))
-    items = Vocabulary(events.items.filter(pa.array(row_of_item > 0)))
+    users = Vocabulary(labelled.users.filter(pa.array(row_of_user > 0)))
+    items = Vocabulary(labelled.items.filter(pa.array(row_of_item > 0)))
     sides = {
-        "user": Side(events.user_values, row_of_user, rows.user[train]),
-        "item": Side(events.item_values, row_of_item, rows.item[train]),
+        "user": Side(labelled.user_values, row_of_user, rows.user[train]),
+        "item": Side(labelled.item_values, row_of_item, rows.item[train]),
     }
-    lines, title = all_lines(connection, schema, log.parent, events, train, sides)
+    lines, title = all_lines(connection, schema, log.parent, labelled, train, sides)
     vocabularies = build_vocabularies(lines, {"user": users, "item": items})
 
     files = DatasetFiles(folder)
     for name, vocabulary in vocabularies.items():
         files.vocabulary(name, vocabulary.values)
-    context: dict[str, Column | Lists] = {}
+    of_event: dict[str, Column | Lists] = {}
+    of_side: dict[str, Column | Lists] = {}
     numbers: dict[str, dict[str, float]] = {}
     for line in lines:
         column, spread = encode(line, vocabularies, log)
         if spread is not None:
             numbers[line.field.name] = {"mean": spread.mean, "std": spread.std}
-        if line.field.side == "context":
-            context[line.field.name] = column
+        if line.field.side in ("context", "row"):
+            of_event[line.field.name] = column
         else:
+            of_side[line.field.name] = column
             files.column(f"fields/{line.field.name}", column)
     if title is not None:
         files.array("titles", encode_titles(title))
+    context = {field.name for field in schema.fields if field.side == "context"}
     for number, split_name in enumerate(SPLITS):
         ours = np.flatnonzero(split == number)
         order = by_domain_user_time(rows.select(ours))
         chosen = rows.select(ours[order])
-        files.array(f"events/{split_name}/user", chosen.user)
-        files.array(f"events/{split_name}/item", chosen.item)
-        files.array(f"events/{split_name}/domain", chosen.domain)
-        if chosen.time is not None:
-            files.array(f"events/{split_name}/time", chosen.time)
-        for name, column in context.items():
-            files.column(f"events/{split_name}/{name}", take(column, ours[order]))
+        write_rows(files, f"events/{split_name}", chosen)
+        for name in sorted(context):
+            files.column(f"events/{split_name}/{name}", take(of_event[name], ours[order]))
         if split_name in candidates:
             files.array(f"events/{split_name}/candidates", candidates[split_name][order])
-    history = build_history(rows, split, users.size)
+    fold = folds(schema, labelled, train)
+    history = build_history(event_rows, split[positive], users.size, None if fold is None else fold[positive])
     files.array("history/offsets", history.offsets)
     files.array("history/train_end", history.train_end)
     files.array("history/item", history.item_row)
     files.array("history/domain", history.domain)
     if history.time is not None:
         files.array("history/time", history.time)
+    if history.fold is not None:
+        files.array("history/fold", history.fold)
     files.array("statistics/item_count", item_count)
+    impressions: dict[str, Any] = {}
+    if schema.ranking is not None:
+        parts = build_impressions(schema, labelled, labelled_split, split, rows, row_of_item, fold)
+        numbers |= add_statistics(schema, parts, of_side, of_event, num_users=users.size, num_items=num_items)
+        impressions = write_impressions(files, schema, parts, of_event)
+    is_positive = everything.is_positive
     files.manifest(
         {
             "format": FORMAT,
@@ -118,7 +137,15 @@ def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> N
             "schema_hash": schema.hash(),
             "vocabularies": {name: vocabulary.size for name, vocabulary in vocabularies.items()},
             "numbers": numbers,
-            "counts": count_log(schema, everything.taken, distinct.taken, events.taken, split, rows.item),
+            "counts": count_log(
+                schema,
+                everything.taken.select(is_positive),
+                labelled.taken.select(labelled.is_positive),
+                events.taken,
+                split[positive],
+                event_rows.item,
+            ),
+            "impressions": impressions,
         }
     )
 
@@ -129,34 +156,72 @@ def by_domain_user_time(rows: Taken) -> Int[np.ndarray, " row"]:
     return np.lexsort((*keys, rows.user, rows.domain))
 
 
-def split_events(schema: Schema, events: EventTable, log: Path) -> Int[np.ndarray, " row"]:
-    """The split of each positive, DROPPED for repeats that may not be asked for.
+def split_rows(schema: Schema, events: EventTable, log: Path) -> Int[np.ndarray, " row"]:
+    """The split of each row of the log.
 
     Raises:
-        InputError: a split or a domain's training part would be empty.
+        InputError: a split would be empty, or one that asks for positives is declared over rows of both labels.
     """
     taken = events.taken
-    match schema.split.by:
-        case "time":
-            assert taken.time is not None
-            try:
-                split = split_by_time(taken.time, valid=schema.split.valid, test=schema.split.test)
-            except ValueError as error:
-                raise InputError(f"{log}: split: {error}; give more events or another split") from error
-        case "last_out":
-            split = split_last_out(taken, seed=schema.split.seed)
-        case "given":
-            assert events.given is not None
-            split = events.given
-            if not (split == 1).any():
-                split = carve_validation(taken, split, users=schema.split.valid_users, seed=schema.split.seed)
-        case other:
-            assert_never(other)
-    split = drop_taken_before(taken, split)
+    has_negatives = not bool(events.is_positive.all())
+    try:
+        match schema.split.by:
+            case "time":
+                assert taken.time is not None
+                return split_by_time(taken.time, valid=schema.split.valid, test=schema.split.test)
+            case "random":
+                valid, test, seed = schema.split.valid, schema.split.test, schema.split.seed
+                return split_at_random(taken, schema.domain_names, valid=valid, test=test, seed=seed)
+            case "cold_users":
+                return split_cold_users(
+                    taken,
+                    domain=schema.domain_number(schema.split.domain),
+                    source=schema.domain_number(schema.split.source),
+                    min_rows=schema.split.min_rows,
+                    valid=schema.split.valid,
+                    test=schema.split.test,
+                    seed=schema.split.seed,
+                )
+            case "last_out":
+                if has_negatives:
+                    raise ValueError("'last_out' holds out positives alone; with explicit negatives take another split")
+                return split_last_out(taken, seed=schema.split.seed)
+            case "given":
+                assert events.given is not None
+                split = events.given
+                if (split == VALID).any():
+                    return split
+                if has_negatives:
+                    raise ValueError("no row says 'valid'; with explicit negatives the log must say which rows are")
+                return carve_validation(taken, split, users=schema.split.valid_users, seed=schema.split.seed)
+            case other:
+                assert_never(other)
+    except ValueError as error:
+        raise InputError(f"{log}: split: {error}; give more events or another split") from error
+
+
+def positive_split(
+    schema: Schema, labelled: EventTable, split: Int[np.ndarray, " row"], log: Path
+) -> Int[np.ndarray, " row"]:
+    """The split of each positive; DROPPED for negatives, and for repeats that may not be asked for.
+
+    Raises:
+        InputError: a domain has no training positive, or training no negative although they should be in the log.
+    """
+    is_positive = labelled.is_positive
+    result = np.full(len(split), DROPPED, np.int8)
+    result[is_positive] = drop_taken_before(labelled.taken.select(is_positive), split[is_positive])
     for number, name in enumerate(schema.domain_names):
-        if not ((taken.domain == number) & (split == TRAIN)).any():
+        ours = labelled.taken.domain == number
+        if not (ours & (result == TRAIN)).any():
             raise InputError(
                 f"{log}: domains.{name}: no training positive; give the domain events, change the split, or remove it "
-                f"(its events in the log: {int((taken.domain == number).sum())})"
+                f"(its events in the log: {int((ours & is_positive).sum())})"
             )
-    return split
+    in_log = schema.ranking is not None and schema.ranking.negatives == "explicit"
+    if in_log and not (~is_positive & (split == TRAIN)).any():
+        raise InputError(
+            f"{log}: no training row is a negative; give the log rows that are not positive by events.positive, or "
+            "draw negatives with ranking.negatives"
+        )
+    return result

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,13 @@ USER_BLOCK = 1024
 
 
 def simulate(
-    out: Path, *, num_users: int = 2000, num_items: int = 600, domains: Sequence[str] = DOMAINS, seed: int = 0
+    out: Path,
+    *,
+    num_users: int = 2000,
+    num_items: int = 600,
+    domains: Sequence[str] = DOMAINS,
+    seed: int = 0,
+    num_shown: int = 0,
 ) -> Path:
     """Write `out`/{events.parquet, items.parquet, log.yaml}; gives the path of log.yaml.
 
@@ -31,6 +38,10 @@ def simulate(
         - a domain has its own popularity, and its users like low or high prices according to the domain's number;
         - four items in ten are in every domain, the others in one; three users in ten are in two domains, the others
           in one; the first domain has most of the traffic, the n-th a share that falls as 1 / n.
+
+    Args:
+        num_shown: impressions without a click beside each positive, of items drawn by popularity alone; above 0, the
+            log has a column `clicked`, and the declaration is for ranking too.
     """
     rng = np.random.default_rng(seed)
     num_domains = len(domains)
@@ -44,6 +55,7 @@ def simulate(
     second = np.where(rng.random(num_users) < 0.3, rng.integers(num_domains, size=num_users), first)
 
     columns: dict[str, list[np.ndarray]] = {"user": [], "item": [], "domain": []}
+    shown: list[np.ndarray] = []
     for domain in range(num_domains):
         corpus = np.flatnonzero((home == -1) | (home == domain))
         users = np.flatnonzero((first == domain) | (second == domain))
@@ -59,8 +71,18 @@ def simulate(
             columns["user"].append(block[user])
             columns["item"].append(corpus[item])
             columns["domain"].append(np.full(len(user), domain))
+            if num_shown:
+                chance = np.exp(popularity)
+                shown.append(corpus[rng.choice(len(corpus), size=(len(user), num_shown), p=chance / chance.sum())])
     user, item, domain_of_row = (np.concatenate(columns[name]) for name in ("user", "item", "domain"))
     time = START + rng.integers(DAYS * 86_400, size=len(user))
+    clicked = np.ones(len(user), np.int64)
+    if num_shown:
+        clicked = np.repeat([1, 0], [len(user), len(user) * num_shown])
+        item = np.concatenate([item, np.concatenate(shown).reshape(-1)])
+        user, domain_of_row, time = (
+            np.concatenate([column, np.repeat(column, num_shown)]) for column in (user, domain_of_row, time)
+        )
 
     with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
         order = np.lexsort((item, user, time))
@@ -70,6 +92,8 @@ def simulate(
             "domain": pa.array(np.array(domains)[domain_of_row[order]]),
             "time": pa.array(time[order]),
         }
+        if num_shown:
+            events["clicked"] = pa.array(clicked[order])
         pq.write_table(pa.table(events), temporary / "events.parquet")
         items = {
             "item_id": _ids("i", np.arange(num_items)),
@@ -78,7 +102,7 @@ def simulate(
             "title": pa.array([f"Item {number} of category {kind}" for number, kind in enumerate(category)]),
         }
         pq.write_table(pa.table(items), temporary / "items.parquet")
-        (temporary / "log.yaml").write_text(_declaration(domains), encoding="utf-8")
+        (temporary / "log.yaml").write_text(_declaration(domains, is_labelled=num_shown > 0), encoding="utf-8")
     return out / "log.yaml"
 
 
@@ -104,8 +128,8 @@ def _ids(prefix: str, numbers: Int[np.ndarray, " row"]) -> pa.Array:
     return pa.array([f"{prefix}{number}" for number in numbers.tolist()])
 
 
-def _declaration(domains: Sequence[str]) -> str:
-    content = {
+def _declaration(domains: Sequence[str], *, is_labelled: bool) -> str:
+    content: dict[str, Any] = {
         "name": "simulated",
         "events": {
             "files": ["events.parquet"],
@@ -127,4 +151,20 @@ def _declaration(domains: Sequence[str]) -> str:
         "candidates": {"sampled": 99, "seed": 0},
         "title": {"name": "title", "side": "item", "kind": "categorical", "source": "items"},
     }
+    if is_labelled:
+        content["events"]["positive"] = {"column": "clicked"}
+        content["ranking"] = {"negatives": "explicit"}
+        content["fields"] += [
+            {
+                "name": f"{of}_{value}_{scope}",
+                "side": "row",
+                "kind": "statistic",
+                "of": of,
+                "value": value,
+                "scope": scope,
+            }
+            for of in ("user", "item")
+            for value in ("mean", "count")
+            for scope in ("own", "other")
+        ]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -3,6 +3,7 @@
 Every function takes columns of equal length and gives a split number a row: TRAIN, VALID, TEST or DROPPED.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,12 +101,58 @@ def carve_validation(
     return split
 
 
-def drop_repeats(taken: Taken, given: Int[np.ndarray, " row"] | None) -> Int[np.ndarray, " kept"]:
+def split_at_random(
+    taken: Taken, names: Sequence[str], *, valid: float, test: float, seed: int
+) -> Int[np.ndarray, " row"]:
+    """Of each domain's rows, seeded random shares are valid and test, whatever other domains there are.
+
+    Args:
+        names: of the domains; a domain's draw depends on its name and its rows alone.
+    """
+    split = np.full(len(taken.user), TRAIN, np.int8)
+    for number, name in enumerate(names):
+        ours = np.flatnonzero(taken.domain == number)
+        keys = (taken.item[ours], taken.user[ours])
+        ours = ours[np.lexsort(keys if taken.time is None else (taken.time[ours], *keys))]
+        shuffled = np.random.default_rng([seed, *name.encode()]).permutation(ours)
+        num_test, num_valid = (max(1, round(share * len(ours))) if len(ours) > 2 else 0 for share in (test, valid))
+        split[shuffled[:num_test]] = TEST
+        split[shuffled[num_test : num_test + num_valid]] = VALID
+    return split
+
+
+def split_cold_users(
+    taken: Taken, *, domain: int, source: int, min_rows: int, valid: float, test: float, seed: int
+) -> Int[np.ndarray, " row"]:
+    """All rows in `domain` of a seeded share of users are valid or test; drawn among those with enough in `source`.
+
+    Raises:
+        ValueError: there are fewer than three such users.
+    """
+    num_users = int(taken.user.max(initial=0)) + 1
+    in_domain = np.bincount(taken.user[taken.domain == domain], minlength=num_users)
+    in_source = np.bincount(taken.user[taken.domain == source], minlength=num_users)
+    eligible = np.flatnonzero((in_domain > 0) & (in_source >= min_rows))
+    if len(eligible) < 3:
+        raise ValueError(f"{len(eligible)} users have {min_rows} source rows or more and a row in the domain")
+    drawn = np.random.default_rng(seed).permutation(eligible)
+    num_test, num_valid = (max(1, round(share * len(eligible))) for share in (test, valid))
+    part = np.full(num_users, TRAIN, np.int8)
+    part[drawn[:num_test]] = TEST
+    part[drawn[num_test : num_test + num_valid]] = VALID
+    return np.where(taken.domain == domain, part[taken.user], TRAIN).astype(np.int8)
+
+
+def drop_repeats(
+    taken: Taken, given: Int[np.ndarray, " row"] | None, is_positive: Bool[np.ndarray, " row"] | None = None
+) -> Int[np.ndarray, " kept"]:
     """Ascending rows that stay when a (user, item, domain) of one moment, or without a clock of any, counts once.
 
-    Of equal rows the one of the earliest split stays, else the first.
+    Of equal rows the one of the earliest split stays, of these a positive, else the first.
     """
     rank = np.zeros(len(taken.user), np.int8) if given is None else given
+    if is_positive is not None:
+        rank = rank * np.int8(2) + ~is_positive
     pair = taken.pair()
     keys = (rank, pair) if taken.time is None else (rank, taken.time, pair)
     order = np.lexsort(keys)

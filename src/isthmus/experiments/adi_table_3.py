@@ -6,11 +6,8 @@ finished models. Each finished (row, seed) is kept, so that an interrupted repro
 """
 
 import json
-import multiprocessing
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +27,7 @@ from isthmus.evaluation.references import Reference, fit_ease, fit_item_knn
 from isthmus.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, load_result, save_result
 from isthmus.experiments.adi_table_3_rows import GROUPS, QUICK_ROWS, ROWS, TOWER, Row
+from isthmus.experiments.jobs import run_jobs
 from isthmus.experiments.table import MACRO, Table, TableRow
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.training.runs import count_parameters
@@ -60,6 +58,9 @@ class Job:
     def file(self) -> Path:
         return self.folder / RESULT
 
+    def run(self) -> str:
+        return run_job(self)
+
     def __str__(self) -> str:
         return f"{self.row.method}, seed {self.seed}"
 
@@ -75,6 +76,9 @@ class ReferenceJob:
     @property
     def file(self) -> Path:
         return self.folder / f"{'-'.join(re.findall('[a-z]+', self.method.lower()))}.parquet"
+
+    def run(self) -> str:
+        return run_reference(self)
 
     def __str__(self) -> str:
         return self.method
@@ -104,7 +108,7 @@ def reproduce(
     seeds = range(1 if quick else num_seeds)
     references = [ReferenceJob(method, dataset.path, out / "references") for method in REFERENCES]
     jobs = [Job(row, seed, dataset.path, out / "rows" / row.folder / str(seed)) for seed in seeds for row in rows]
-    run_jobs([*references, *jobs], num_processes or os.cpu_count() or 1, say)
+    run_jobs([*references, *jobs], num_processes, say)
     results = {str(reference.method): [load_result(reference.file)] for reference in references}
     for job in jobs:
         results.setdefault(job.row.method, []).append(load_result(job.file))
@@ -196,23 +200,6 @@ def best_reference(dataset: Dataset, fits: Mapping[str, Callable[[], Reference]]
             best = (value, setting, references)
     assert best is not None
     return best[1], best[2]
-
-
-def run_jobs(jobs: Sequence[Job | ReferenceJob], num_processes: int, say: Callable[[str], None]) -> None:
-    """Train and judge what is not finished yet, side by side."""
-    open_jobs = [job for job in jobs if not job.file.is_file()]
-    if len(open_jobs) < len(jobs):
-        say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are finished already")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        num_processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        waiting = {
-            pool.submit(run_job, job) if isinstance(job, Job) else pool.submit(run_reference, job): job
-            for job in open_jobs
-        }
-        for number, done in enumerate(as_completed(waiting), start=1):
-            say(f"[{number}/{len(open_jobs)}] {waiting[done]}: {done.result()}")
 
 
 def run_job(job: Job) -> str:

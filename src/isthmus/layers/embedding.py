@@ -15,8 +15,8 @@ class FieldEmbedding(nn.Module):
     """Embeds one side's features; a field that a domain does not have is a zero vector there.
 
     A list is the sum of its values' vectors divided by the square root of their number. A number is its value times a
-    learned vector. A text's vector is mapped linearly, so that one without known words stays the zero vector. Row 0 of a
-    table, the unseen value, starts as the zero vector.
+    learned vector. A text's vector is mapped linearly, so that one without known words stays zero. Row 0 of a table,
+    the unseen value, starts as the zero vector.
 
     Args:
         tables: embedding tables by name; a table handed to several embeddings is shared by them.

@@ -8,7 +8,8 @@ import numpy as np
 from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.files import markdown_table
 from isthmus.models.two_tower import TwoTowerSettings
-from isthmus.training.retrieval import EpochReport, TrainingSettings
+from isthmus.training.epochs import EpochReport
+from isthmus.training.retrieval import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,14 +14,14 @@ from isthmus.batch import Bag, RetrievalBatch
 from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RetrievalLoader
 from isthmus.data.sampling import CandidateSampler, Negatives, PositiveWeight
-from isthmus.domains import DomainSlices
 from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
 from isthmus.losses import sampled_softmax_loss
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import BEST, Progress, read_checkpoint, write_checkpoint
+from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
 from isthmus.training.optim import RowAdamW, split_parameters
-from isthmus.training.self_training import SelfTrainingSettings, named_pairs, no_counts, pseudo_batch
+from isthmus.training.self_training import SelfTrainingSettings, named_pairs, pseudo_batch
 
 
 class TrainingSettings(BaseModel):
@@ -54,59 +52,10 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     network_learning_rate: float = Field(default=1e-3, gt=0)
     network_weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Schedule = "constant"
     patience: int = Field(default=3, ge=1)
     checkpoint_steps: int | None = Field(default=None, ge=1)
     self_training: SelfTrainingSettings | None = None
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch did: a line of `metrics.jsonl`.
-
-    Attributes:
-        loss: mean of the rows' losses, in nats, by domain name.
-        valid: macro means of the validation metrics.
-        pseudo_labels: rows that self-training labelled, by `source->target` domain.
-    """
-
-    epoch: int
-    loss: dict[str, float]
-    valid: dict[str, float]
-    valid_by_domain: dict[str, list[float]]
-    rows_per_second: float
-    pseudo_labels: dict[str, int]
-    is_best: bool
-
-
-@dataclass
-class OpenEpoch:
-    """An epoch that has begun: which of its steps comes next, and what those before it have added up to.
-
-    Attributes:
-        loss, rows: by domain, the sum of the rows' losses and their number.
-        pseudo_labels: by source and target domain, how many rows were labelled.
-    """
-
-    next_step: int
-    loss: list[float]
-    rows: list[int]
-    pseudo_labels: list[list[int]]
-
-    @classmethod
-    def first(cls, num_domains: int) -> "OpenEpoch":
-        return cls(0, [0.0] * num_domains, [0] * num_domains, no_counts(num_domains))
-
-    @property
-    def num_rows(self) -> int:
-        return sum(self.rows)
-
-    def add(self, loss: Float[Tensor, " batch"], domain_slices: DomainSlices) -> None:
-        """Count a finished step."""
-        self.next_step += 1
-        for domain, rows in domain_slices:
-            self.loss[domain] += float(loss[rows].sum())
-            self.rows[domain] += rows.stop - rows.start
 
 
 def train_retrieval(
@@ -170,7 +119,8 @@ def _train(
         model.train()
         with bar:
             for batch in loader.epoch(epoch, first_step=opened.next_step):
-                set_rates(optimizers, settings, epoch + opened.next_step / loader.num_steps)
+                epochs_done = epoch + opened.next_step / loader.num_steps
+                set_rates(optimizers, settings.schedule, epochs_done, settings.epochs)
                 loss = train_step(model, optimizers, batch.to(device), sampler, generator, settings, epoch, opened)
                 opened.add(loss, batch.domain_slices)
                 bar.set_postfix_str(f"loss {float(loss.mean()):.3f}", refresh=False)
@@ -292,19 +242,3 @@ def known_mask(known: Bag, item_row: Int[Tensor, " item"]) -> Bool[Tensor, "batc
 def selection_value(valid: dict[str, float]) -> float:
     """What the best epoch is chosen by: nDCG against the given candidates, else against the whole corpus."""
     return next(value for name in ("ndcg@10", "corpus_ndcg@10") if (value := valid.get(name)) is not None)
-
-
-def is_finished(reports: list[EpochReport], patience: int) -> bool:
-    """Whether the last `patience` epochs brought nothing better."""
-    return len(reports) > patience and not any(report.is_best for report in reports[-patience:])
-
-
-def set_rates(optimizers: Sequence[torch.optim.Optimizer], settings: TrainingSettings, epochs_done: float) -> None:
-    """Give the optimizers the learning rates of this moment, counted in epochs from the start."""
-    match settings.schedule:
-        case "constant":
-            factor = 1.0
-        case "linear":
-            factor = 1.0 - epochs_done / settings.epochs
-    for optimizer in optimizers:
-        optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]

@@ -33,9 +33,10 @@ from isthmus.errors import InputError
 from isthmus.files import PARTIAL, write_text
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import BEST, LAST
+from isthmus.training.epochs import EpochReport, is_finished
 from isthmus.training.optim import split_parameters
 from isthmus.training.report import ParameterCount, report_markdown
-from isthmus.training.retrieval import EpochReport, TrainingSettings, is_finished, train_retrieval
+from isthmus.training.retrieval import TrainingSettings, train_retrieval
 
 SETTINGS, DATASET, METRICS, BOARD, REPORT = "settings.yaml", "dataset.json", "metrics.jsonl", "tensorboard", "report.md"
 BUDGET_TOLERANCE = 0.02
@@ -266,7 +267,8 @@ def train_in_folder(
 def epoch_line(report: EpochReport, epochs: int) -> str:
     """One epoch for someone who waits."""
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in report.valid.items())
-    loss = sum(report.loss.values()) / len(report.loss)
+    losses = [value for value in report.loss.values() if not math.isnan(value)]
+    loss = sum(losses) / max(1, len(losses))
     best = "  (best)" if report.is_best else ""
     return f"epoch {report.epoch + 1}/{epochs}  loss {loss:.4f}  {metrics}  {report.rows_per_second:,.0f} rows/s{best}"
 
@@ -285,7 +287,7 @@ def read_reports(folder: Path) -> list[EpochReport]:
         raise InputError(f"{folder / LAST}: not a checkpoint of this version; train again in a new folder") from error
 
 
-def read_weights(folder: Path, model: TwoTower) -> None:
+def read_weights(folder: Path, model: nn.Module) -> None:
     """Give a model the weights of the run's best epoch.
 
     Raises:
@@ -300,6 +302,12 @@ def read_weights(folder: Path, model: TwoTower) -> None:
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{file}: does not fit the run's settings and dataset; train again in a new folder") from error
     model.eval()
+
+
+def remove_weights(folder: Path) -> None:
+    """Delete a run's checkpoints, which settings and seed make again; what it measured stays."""
+    for weights in (*folder.glob("*.pt"), *folder.glob("stages/*/*.pt")):
+        weights.unlink()
 
 
 def load_checked(file: Path) -> Any:
@@ -334,7 +342,8 @@ def open_board(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[E
                 values[f"{metric}/macro"] = report.valid[metric]
             values |= {f"pseudo_labels/{pair}": count for pair, count in report.pseudo_labels.items()}
             for name, value in values.items():
-                writer.add_scalar(name, value, report.epoch)
+                tag = f"{report.stage}/{name}" if report.stage else name
+                writer.add_scalar(tag, value, report.epoch)
             writer.flush()
 
         yield write

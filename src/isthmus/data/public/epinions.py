@@ -1,0 +1,128 @@
+"""Epinions: ratings of items in 27 categories, a category being a domain; a log with real negatives and no clock.
+
+Read as Parquet (`ratings.parquet`: user, item, category, rating; `categories.tsv`: category, name), or as the MATLAB
+file `rating.mat` in which it was published (columns user, item, category, rating first).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import yaml
+from scipy.io import loadmat
+
+from isthmus.data.write import new_folder
+from isthmus.errors import InputError, did_you_mean
+
+POSITIVE_RATING = 4
+
+
+def ingest_epinions(
+    source: Path,
+    out: Path,
+    *,
+    domains: Sequence[str] | None = None,
+    split: Mapping[str, Any] | None = None,
+    statistics: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write `out`/{events.parquet, log.yaml}; gives the path of log.yaml.
+
+    Args:
+        domains: names of the categories to take, in that order; None: all.
+        split: the declaration's `split`; None: seeded random rows, 8:1:1.
+        statistics: declares means and counts of labels of the user and the item, in the row's domain and elsewhere.
+        seed: of the default split.
+
+    Raises:
+        InputError: a file is missing or not what it should be, or a category is not in it.
+    """
+    ratings, names = _parquet(source) if (source / "ratings.parquet").is_file() else _matlab(source)
+    chosen = list(names.values()) if domains is None else list(domains)
+    for name in chosen:
+        if name not in names.values():
+            raise InputError(f"{source}: no category {name!r}{did_you_mean(name, names.values())}")
+    # In the order of the numbers: dictionaries are looked up by value.
+    numbers = pa.array(list(names), pa.int64())
+    category = pa.array(list(names.values())).take(pc.index_in(ratings["category"].cast(pa.int64()), numbers))
+    table = pa.table(
+        {
+            "user_id": ratings["user"].cast(pa.int64()).cast(pa.string()),
+            "item_id": ratings["item"].cast(pa.int64()).cast(pa.string()),
+            "category": category,
+            "rating": ratings["rating"].cast(pa.int64()),
+        }
+    )
+    table = table.filter(pc.is_in(table["category"], pa.array(chosen)))
+    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+        pq.write_table(table, temporary / "events.parquet")
+        content = _declaration(chosen, split or {"by": "random", "seed": seed}, statistics)
+        (temporary / "log.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return out / "log.yaml"
+
+
+def _parquet(source: Path) -> tuple[pa.Table, dict[int, str]]:
+    file = source / "categories.tsv"
+    if not file.is_file():
+        raise InputError(f"{file}: missing; it names the categories (columns category and name)")
+    listed = pacsv.read_csv(file, parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False)).to_pydict()
+    if set(listed) != {"category", "name"}:
+        raise InputError(f"{file}: columns category and name are wanted, it has {', '.join(listed)}")
+    table = pq.read_table(source / "ratings.parquet")
+    if missing := {"user", "item", "category", "rating"} - set(table.column_names):
+        raise InputError(f"{source / 'ratings.parquet'}: no column {sorted(missing)[0]!r}")
+    return table, dict(zip(listed["category"], listed["name"], strict=True))
+
+
+def _matlab(source: Path) -> tuple[pa.Table, dict[int, str]]:
+    file = source / "rating.mat"
+    if not file.is_file():
+        raise InputError(f"{source}: neither ratings.parquet nor rating.mat; give the folder that holds one")
+    content = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+    matrix = next((v for v in content.values() if isinstance(v, np.ndarray) and v.ndim == 2 and v.shape[1] >= 4), None)
+    if matrix is None:
+        raise InputError(f"{file}: no matrix of four columns or more (user, item, category, rating)")
+    columns = ("user", "item", "category", "rating")
+    table = pa.table({name: pa.array(matrix[:, place].astype(np.int64)) for place, name in enumerate(columns)})
+    return table, {number: f"category {number}" for number in sorted(set(table["category"].to_pylist()))}
+
+
+def _declaration(domains: Sequence[str], split: Mapping[str, Any], statistics: bool) -> dict[str, Any]:
+    fields: list[dict[str, Any]] = [
+        {"name": "user_id", "side": "user", "kind": "id"},
+        {"name": "item_id", "side": "item", "kind": "id"},
+    ]
+    if statistics:
+        # An item is in one category, save a few hundred: what other domains say of it would be nothing.
+        about = (("user", "own"), ("user", "other"), ("item", "own"))
+        fields += [
+            {
+                "name": f"{of}_{value}_{scope}",
+                "side": "row",
+                "kind": "statistic",
+                "of": of,
+                "value": value,
+                "scope": scope,
+            }
+            for of, scope in about
+            for value in ("mean", "count")
+        ]
+    return {
+        "name": "epinions",
+        "events": {
+            "files": ["events.parquet"],
+            "user": "user_id",
+            "item": "item_id",
+            "domain": "category",
+            "positive": {"column": "rating", "at_least": POSITIVE_RATING},
+        },
+        "domains": {name: {} for name in domains},
+        "fields": fields,
+        "split": dict(split),
+        "ranking": {"negatives": "explicit"},
+    }

@@ -1,0 +1,168 @@
+"""Judging a click model: every held-out labelled row scored, and what these scores are worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Dataset, Split
+from isthmus.data.features import RankingReader
+from isthmus.domains import DomainSlices
+from isthmus.metrics import auc_by_group, domain_means, macro_mean
+
+BLOCK = 16_384
+NUM_BINS = 10
+METRICS = ("auc", "grouped_auc", "log_loss", "calibration", "calibration_error")
+MACRO = "macro"
+
+
+@dataclass(frozen=True)
+class RankingResult:
+    """A line a held-out labelled row, in the order of the dataset's impressions.
+
+    Attributes:
+        label: 1 for a positive, 0 for a negative.
+        logit: a sigmoid of it is the predicted probability.
+        user_rows, item_rows: training rows of the user, and of the item, in the row's domain.
+    """
+
+    domain: Int[Tensor, " row"]
+    user_row: Int[Tensor, " row"]
+    item_row: Int[Tensor, " row"]
+    label: Int[Tensor, " row"]
+    logit: Float[Tensor, " row"]
+    user_rows: Int[Tensor, " row"]
+    item_rows: Int[Tensor, " row"]
+
+    def select(self, rows: Tensor) -> "RankingResult":
+        """The lines of a mask or of row numbers."""
+        return RankingResult(**{name: column[rows] for name, column in vars(self).items()})
+
+
+@torch.inference_mode()
+def score_impressions(
+    model: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    fields: Sequence[str] | None,
+    *,
+    domains: Sequence[int] | None = None,
+) -> Float[Tensor, " row"]:
+    """The logit of each labelled row of a split, in double precision; `domains` leaves out the others' rows."""
+    assert dataset.impressions is not None
+    events = dataset.impressions[split]
+    reader = RankingReader(dataset, fields)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    logits = [torch.zeros(0, dtype=torch.float64)]
+    bounds = events.domain_bounds(dataset.num_domains)
+    for domain in range(dataset.num_domains):
+        if domains is not None and domain not in domains:
+            continue
+        for start in range(bounds[domain], bounds[domain + 1], BLOCK):
+            rows = np.arange(start, min(start + BLOCK, bounds[domain + 1]))
+            slices = DomainSlices.single(domain, len(rows), dataset.num_domains)
+            logits.append(model(reader.read(events, rows, split).to(device), slices).double().cpu())
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def evaluate_ranking(logit: Float[Tensor, " row"], dataset: Dataset, split: Split) -> RankingResult:
+    """The scored rows of a split, with how much training knows of each one's user and item."""
+    assert dataset.impressions is not None
+    events, train = dataset.impressions[split], dataset.impressions["train"]
+    assert events.label is not None
+
+    def column(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(values, dtype=np.int64))
+
+    def known(train_row: np.ndarray, row: np.ndarray, num_rows: int) -> Tensor:
+        count = np.bincount(
+            train.domain.astype(np.int64) * num_rows + train_row, minlength=dataset.num_domains * num_rows
+        )
+        return column(np.where(row > 0, count[events.domain.astype(np.int64) * num_rows + row], 0))
+
+    return RankingResult(
+        domain=column(events.domain),
+        user_row=column(events.user_row),
+        item_row=column(events.item_row),
+        label=column(events.label),
+        logit=logit.double(),
+        user_rows=known(train.user_row, events.user_row, dataset.num_users),
+        item_rows=known(train.item_row, events.item_row, dataset.num_items),
+    )
+
+
+def ranking_metrics(result: RankingResult, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Every metric by domain name, NaN where a domain has no rows or rows of one label, and the means over domains.
+
+    auc: of all rows of the domain. grouped_auc: of each user's rows in the domain, weighted by their number; users with
+    rows of one label are left out. log_loss: nats a row. calibration: mean predicted probability by the share of
+    positives; 1 is right. calibration_error: over ten bins of equal size, mean distance of the two.
+    """
+    values = {
+        "auc": auc_by_group(result.logit, result.label > 0, result.domain, len(names)),
+        "grouped_auc": grouped_auc(result, len(names)),
+        "log_loss": domain_means(row_log_loss(result.logit, result.label), result.domain, len(names)),
+        "calibration": domain_means(result.logit.sigmoid(), result.domain, len(names))
+        / domain_means(result.label.double(), result.domain, len(names)),
+        "calibration_error": torch.stack(
+            [calibration_error(result.select(result.domain == number)) for number in range(len(names))]
+        ),
+    }
+    table = {name: {metric: float(value[d]) for metric, value in values.items()} for d, name in enumerate(names)}
+    present = [d for d, name in enumerate(names) if bool((result.domain == d).any())]
+    table[MACRO] = {
+        metric: float(macro_mean(value[present], [names[d] for d in present])) if present else float("nan")
+        for metric, value in values.items()
+    }
+    return table
+
+
+def row_log_loss(logit: Float[Tensor, " row"], label: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    """Cross-entropy of each row, in nats."""
+    return nn.functional.binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="none")
+
+
+def grouped_auc(result: RankingResult, num_domains: int) -> Float[Tensor, " domain"]:
+    """Mean of the AUC within each user's rows in a domain, weighted by the number of rows (impressions)."""
+    if not result.label.numel():
+        return torch.full((num_domains,), float("nan"), dtype=torch.float64)
+    key = result.domain * (int(result.user_row.max()) + 1) + result.user_row
+    distinct, group, count = torch.unique(key, return_inverse=True, return_counts=True)
+    value = auc_by_group(result.logit, result.label > 0, group, distinct.numel())
+    domain = distinct // (int(result.user_row.max()) + 1)
+    weight = torch.where(value.isnan(), 0, count).double()
+    total = torch.zeros(num_domains, dtype=torch.float64).index_add_(0, domain, weight * value.nan_to_num())
+    return total / torch.zeros(num_domains, dtype=torch.float64).index_add_(0, domain, weight)
+
+
+def calibration_error(result: RankingResult, num_bins: int = NUM_BINS) -> Float[Tensor, ""]:
+    """Over bins of equal size by prediction, mean distance of predicted and observed share; NaN without rows."""
+    if not result.label.numel():
+        return torch.tensor(float("nan"), dtype=torch.float64)
+    probability, order = result.logit.sigmoid().sort()
+    label = result.label[order].double()
+    edges = torch.linspace(0, label.numel(), num_bins + 1).round().long().diff()
+    sizes = edges.tolist()
+    parts = zip(torch.split(probability, sizes), torch.split(label, sizes), strict=True)
+    distance = [(p.mean() - y.mean()).abs() * y.numel() for p, y in parts if y.numel()]
+    return torch.stack(distance).sum() / label.numel()
+
+
+def corrected_for_sampling(logit: Float[Tensor, " row"], kept_share: float) -> Float[Tensor, " row"]:
+    """Logits of a model trained on a share of negatives, as they are where all of them occur: p / (p + (1 - p) / w).
+
+    Args:
+        kept_share: w, the share of negatives that training has kept; above 0, at most 1.
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+    if not 0 < kept_share <= 1:
+        raise ValueError(f"kept_share must be above 0 and at most 1, got {kept_share}")
+    return logit + float(np.log(kept_share))

@@ -1,0 +1,137 @@
+"""The rows of CDAnet's tables: every method of the paper, the control without a translator, and what is searched."""
+
+from typing import Any
+
+from isthmus.backbones.settings import (
+    ADISettings,
+    AnyBackboneSettings,
+    DNNSettings,
+    IndependentSettings,
+    MMoESettings,
+    PLESettings,
+    SharedBottomSettings,
+    StarSettings,
+)
+from isthmus.experiments.ranking_grid import ReferenceRow, Row
+from isthmus.models.cdanet import CDAnetSettings
+from isthmus.models.ctr import CTRSettings
+from isthmus.models.ddtcdr import DDTCDRSettings
+from isthmus.models.factorisation_machine import FactorisationMachineSettings
+from isthmus.models.keep import KEEPSettings
+from isthmus.settings import RankingRunSettings
+from isthmus.training.ranking import RankingTrainingSettings
+from isthmus.training.ranking_stages import AnyRankingSettings
+
+SIMPLE, SINGLE, JOINT, CONTROL, CDANET = (
+    "simple methods",
+    "one domain alone",
+    "baselines on both domains",
+    "control",
+    "CDAnet",
+)
+FINE_TUNE = "fine-tune, MMoE, no translator"
+MAIN = "CDAnet+MMoE"
+IDS = ("user_id", "item_id")
+
+EXTRACTORS: dict[str, AnyBackboneSettings] = {
+    "IndepMLP": IndependentSettings(hidden_dims=(128,), norm="none"),
+    "SharedMLP": DNNSettings(hidden_dims=(128,), norm="none"),
+    "PLE": PLESettings(hidden_dims=(128,), norm="none"),
+    "MMoE": MMoESettings(hidden_dims=(128,), num_experts=2, norm="none"),
+    "ADI": ADISettings(hidden_dims=(128,), norm="none"),
+}
+RATES: dict[str, Any] = {
+    "training.learning_rate": {"low": 2e-4, "high": 2e-3, "log": True},
+    "training.network_learning_rate": {"low": 2e-4, "high": 2e-3, "log": True},
+}
+DROPOUT: dict[str, Any] = {"ranking.dropout": {"values": [0.0, 0.2, 0.4]}}
+WEIGHTS: dict[str, Any] = {
+    "ranking.alpha": {"values": [0.01, 0.1, 1.0]},
+    "ranking.beta": {"values": [0.001, 0.01, 0.1]},
+}
+
+
+def training(**changed: Any) -> RankingTrainingSettings:
+    """How every row is trained, where its search does not say otherwise."""
+    chosen: dict[str, Any] = {
+        "seed": 0,
+        "epochs": 40,
+        "batch_size": 2048,
+        "learning_rate": 5e-4,
+        "network_learning_rate": 5e-4,
+        "patience": 2,
+    }
+    return RankingTrainingSettings(**(chosen | changed))
+
+
+def row(method: str, group: str, ranking: AnyRankingSettings, search: dict[str, Any], **changed: Any) -> Row:
+    """A row trained on all domains."""
+    return Row(method, group, RankingRunSettings(ranking=ranking, training=training(**changed)), search=search)
+
+
+def baseline(method: str, backbone: AnyBackboneSettings, fields: tuple[str, ...] | None, **changed: Any) -> Row:
+    """A backbone with prediction towers."""
+    return row(method, JOINT, CTRSettings(fields=fields, backbone=backbone, **changed), {**RATES, **DROPOUT})
+
+
+def cdanet_row(method: str, extractor: str, fields: tuple[str, ...] | None, **changed: Any) -> Row:
+    """CDAnet, or what it is without one of its parts."""
+    settings = CDAnetSettings(fields=fields, extractor=EXTRACTORS[extractor], **changed)
+    search = {**RATES, **DROPOUT, **(WEIGHTS if settings.translator else {})}
+    return row(method, CDANET if settings.translator else CONTROL, settings, search)
+
+
+def all_rows(fields: tuple[str, ...] | None = IDS) -> list[Row]:
+    """Every method of the paper's Table 2, KEEP, ADI's backbone, and the control, each with a search of its own."""
+    single = row("MLP", SINGLE, CTRSettings(fields=fields, backbone=EXTRACTORS["SharedMLP"]), {**RATES, **DROPOUT})
+    star = StarSettings(hidden_dims=(128,), norm="partitioned")
+    return [
+        Row(single.method, single.group, single.settings, True, single.search),
+        row("factorisation machine", JOINT, FactorisationMachineSettings(fields=fields), RATES),
+        baseline("ShareBottom", SharedBottomSettings(hidden_dims=(128, 128), norm="none"), fields),
+        baseline("STAR", star, fields, indicator_logit=True),
+        row("DDTCDR", JOINT, DDTCDRSettings(fields=fields), {**RATES, **DROPOUT}, in_turn=True),
+        baseline("MMoE", EXTRACTORS["MMoE"], fields),
+        baseline("PLE", EXTRACTORS["PLE"], fields),
+        row("KEEP", JOINT, KEEPSettings(fields=fields, backbone=EXTRACTORS["SharedMLP"]), {**RATES, **DROPOUT}),
+        baseline("ADI's backbone", EXTRACTORS["ADI"], fields),
+        cdanet_row(FINE_TUNE, "MMoE", fields, translator=False),
+        *(cdanet_row(f"CDAnet+{name}", name, fields) for name in EXTRACTORS),
+    ]
+
+
+def ablation_rows(main: Row) -> list[Row]:
+    """CDAnet without each of its parts, as in the paper's Table 7, with the settings that were found for the whole."""
+    ranking = main.settings.ranking
+    assert isinstance(ranking, CDAnetSettings)
+
+    def without(method: str, **changed: Any) -> Row:
+        settings = main.settings.model_copy(update={"ranking": ranking.model_copy(update=changed)})
+        return Row(method, CDANET, settings)
+
+    return [
+        without("w/o L_orth", beta=0.0),
+        without("w/o L_cross", alpha=0.0),
+        without("w/o translation network", stages="augmentation"),
+        without("w/o augmentation network", stages="translation"),
+        without(f"{MAIN}, a gate on what is translated", gate="sigmoid"),
+    ]
+
+
+def with_statistics(rows: list[Row], fields: tuple[str, ...]) -> list[Row]:
+    """The rows with statistics of training labels beside the ids, and the settings that were found without them."""
+    result = []
+    for one in rows:
+        ranking = one.settings.ranking.model_copy(update={"fields": fields})
+        settings = one.settings.model_copy(update={"ranking": ranking})
+        result.append(Row(f"{one.method}, statistics", one.group, settings, one.is_single))
+    return result
+
+
+REFERENCES = [
+    ReferenceRow("item mean", SIMPLE, "item mean"),
+    ReferenceRow("user and item biases", SIMPLE, "user and item biases"),
+    ReferenceRow("item bias and the user's bias elsewhere", SIMPLE, "item bias and the user's bias elsewhere"),
+    ReferenceRow("LightGBM, own domain", SIMPLE, "LightGBM, own domain"),
+    ReferenceRow("LightGBM, all domains", SIMPLE, "LightGBM, all domains"),
+]

@@ -1,0 +1,177 @@
+"""CDAnet Tables 2 and 7 on Epinions: users new to the target domain, and seeded random rows.
+
+Settings are searched once, on one seed and the validation rows of one problem, with the same number of trials for every
+row. Test rows are read by finished models only. Each finished (row, problem, seed) is kept.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isthmus.data.prepare import prepare
+from isthmus.data.public.epinions import ingest_epinions
+from isthmus.errors import InputError
+from isthmus.evaluation.ranking import RankingResult, ranking_metrics
+from isthmus.evaluation.ranking_summary import paired, resampled
+from isthmus.experiments.cdanet_rows import (
+    FINE_TUNE,
+    IDS,
+    MAIN,
+    REFERENCES,
+    ablation_rows,
+    all_rows,
+    with_statistics,
+)
+from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
+from isthmus.experiments.table import Table, TableRow
+
+PAIR = ("Movies", "Books")
+NUM_SPLITS = 3
+COLD_SHARE = {"valid": 0.1, "test": 0.2}
+STATISTICS = tuple(
+    f"{of}_{value}_{scope}"
+    for of, scope in (("user", "own"), ("user", "other"), ("item", "own"))
+    for value in ("mean", "count")
+)
+WITH_STATISTICS = ("MLP", "MMoE", FINE_TUNE, MAIN, "CDAnet+ADI")
+QUICK_ROWS = ("MLP", "MMoE", FINE_TUNE, MAIN)
+TRIALS, QUICK_TRIALS = 8, 2
+NUM_RESAMPLES = 400
+
+
+def reproduce(
+    data: Path,
+    out: Path,
+    *,
+    num_seeds: int,
+    quick: bool = False,
+    ablations: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Search, train and judge every row, and write a table a protocol; gives the path of the first.
+
+    Args:
+        data: the folder of the Epinions files.
+        quick: one seed and split of the main rows, with two trials each.
+        ablations: CDAnet without each of its parts instead of all methods.
+    """
+    if num_seeds < 1:
+        raise InputError(f"seeds: {num_seeds} is not 1 or more")
+    splits = range(1 if quick else NUM_SPLITS)
+    seeds = range(1 if quick else num_seeds)
+    cold = [cold_problem(data, out, target, number, say) for number in splits for target in PAIR]
+    random = [random_problem(data, out, number, say) for number in splits]
+    wanted = [row for row in all_rows() if not quick or row.method in QUICK_ROWS]
+    if ablations:
+        wanted = [row for row in wanted if row.method in (FINE_TUNE, MAIN)]
+    rows = tuned(wanted, cold[0], out, trials=QUICK_TRIALS if quick else TRIALS, say=say)
+    if ablations:
+        rows += ablation_rows(next(row for row in rows if row.method == MAIN))
+    else:
+        rows += with_statistics([row for row in rows if row.method in WITH_STATISTICS], (*IDS, *STATISTICS))
+    name = "CDAnet Table 7" if ablations else "CDAnet Table 2"
+    references = [] if ablations else REFERENCES
+    reports = []
+    for protocol, problems in (("users new to the target domain", cold), ("random rows", random)):
+        results = run_grid(rows, references, problems, seeds, out, say)
+        table = new_table(f"{name} on Epinions: {protocol}", rows, references, problems, results)
+        reports.append(table.write(out / protocol.replace(" ", "-")))
+    return reports[0]
+
+
+def cold_problem(data: Path, out: Path, target: str, number: int, say: Callable[[str], None]) -> Problem:
+    """Users of the other domain who are new to the target; which users depends on the number."""
+    source = next(name for name in PAIR if name != target)
+    split = {"by": "cold_users", "domain": target, "source": source, "seed": number, **COLD_SHARE}
+    name = f"cold-{target}-{number}"
+    return Problem(name, prepared(data, out, name, split, say), (target,))
+
+
+def random_problem(data: Path, out: Path, number: int, say: Callable[[str], None]) -> Problem:
+    """Random rows of both domains, 8:1:1."""
+    name = f"random-{number}"
+    return Problem(name, prepared(data, out, name, {"by": "random", "seed": number}, say), PAIR)
+
+
+def prepared(
+    data: Path, out: Path, name: str, split: dict[str, Any], say: Callable[[str], None], domains: Sequence[str] = PAIR
+) -> Path:
+    """The dataset of a problem, prepared in the output folder unless it is there."""
+    folder = out / "datasets" / name
+    if not folder.is_dir():
+        say(f"preparing {name}")
+        log = out / "logs" / name
+        log.parent.mkdir(parents=True, exist_ok=True)
+        prepare(ingest_epinions(data, log, domains=domains, split=split, statistics=True), folder)
+    return folder
+
+
+def new_table(
+    title: str,
+    rows: Sequence[Row],
+    references: Sequence[ReferenceRow],
+    problems: Sequence[Problem],
+    results: Results,
+) -> Table:
+    """A line a method; a column a target, its values means over splits and seeds."""
+    lines = []
+    named = [(one.method, one.group) for one in references] + [(one.method, one.group) for one in rows]
+    for method, group in named:
+        against = "" if method == FINE_TUNE else in_words(method, problems, results)
+        lines.append(TableRow(method, group, by_target(method, problems, results), 0, {}, against))
+    num_splits = len({problem.name.rsplit("-", 1)[1] for problem in problems})
+    return Table(
+        title=title,
+        domains=PAIR,
+        main_metric="auc",
+        macro_metrics=("grouped_auc", "log_loss", "calibration_error"),
+        rows=tuple(lines),
+        notes=(
+            f"{num_splits} splits; mean ± standard deviation over splits and seeds, so the spread is mostly of splits.",
+            "grouped_auc: of each user's test rows, weighted by their number; users with one label only are left out.",
+            f"Paired test: macro AUC less that of '{FINE_TUNE}', mean over splits and seeds; 95 % interval and "
+            f"two-sided p from {NUM_RESAMPLES} resamplings of the users.",
+            "Every network had the same number of trials, on validation rows of the first split of the first target.",
+        ),
+    )
+
+
+def by_target(method: str, problems: Sequence[Problem], results: Results) -> list[dict[str, dict[str, float]]]:
+    """For each split and seed, each target's metrics."""
+    values: dict[str, list[dict[str, float]]] = {target: [] for target in PAIR}
+    for problem in problems:
+        for target in problem.targets:
+            for result in results[method, problem.name, target]:
+                values[target].append(metrics_of(result))
+    return [dict(zip(PAIR, each, strict=True)) for each in zip(*(values[target] for target in PAIR), strict=True)]
+
+
+def metrics_of(result: RankingResult) -> dict[str, float]:
+    """The metrics of rows of one domain."""
+    alone = RankingResult(**(vars(result) | {"domain": torch.zeros_like(result.domain)}))
+    return ranking_metrics(alone, ("target",))["target"]
+
+
+def in_words(method: str, problems: Sequence[Problem], results: Results) -> str:
+    """The difference of macro AUC to the control, its interval, and whether it is told apart from 0."""
+    samples: list[torch.Tensor] = []
+    differences: list[float] = []
+    for problem in problems:
+        for target in problem.targets:
+            ours, theirs = results[method, problem.name, target], results[FINE_TUNE, problem.name, target]
+            drawn = resampled(
+                [one.logit for one in [*ours, *theirs]],
+                RankingResult(**(vars(ours[0]) | {"domain": torch.zeros_like(ours[0].domain)})),
+                ("target",),
+                num_resamples=NUM_RESAMPLES,
+                metrics=("auc",),
+                seed=len(samples),
+            )["auc"]
+            samples.append(torch.stack(drawn[: len(ours)]).mean(0) - torch.stack(drawn[len(ours) :]).mean(0))
+            value = [sum(metrics_of(one)["auc"] for one in part) / len(part) for part in (ours, theirs)]
+            differences.append(value[0] - value[1])
+    test = paired(sum(differences) / len(differences), torch.stack(samples).mean(0))
+    difference = test.difference
+    return f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], p {test.p_value:.3f}"

@@ -1,0 +1,38 @@
+"""Runs side by side, each kept when it is finished, so that an interrupted reproduction goes on where it stopped."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+
+
+@runtime_checkable
+class KeptJob(Protocol):
+    """Something to run once; finished when its file is there. `run` writes the file and gives the result in short."""
+
+    @property
+    def file(self) -> Path: ...
+
+    def run(self) -> str: ...
+
+
+def run_jobs(jobs: Sequence[KeptJob], num_processes: int | None, say: Callable[[str], None]) -> None:
+    """Run what is not finished yet, side by side, each on one core.
+
+    Args:
+        num_processes: how many at once; None: one a core.
+    """
+    open_jobs = [job for job in jobs if not job.file.is_file()]
+    if len(open_jobs) < len(jobs):
+        say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are finished already")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        num_processes or os.cpu_count() or 1, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        waiting = {pool.submit(job.run): job for job in open_jobs}
+        for number, done in enumerate(as_completed(waiting), start=1):
+            say(f"[{number}/{len(open_jobs)}] {waiting[done]}: {done.result()}")

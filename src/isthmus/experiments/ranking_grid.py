@@ -1,0 +1,251 @@
+"""Click models side by side: every row of a table trained and judged on every problem with every seed.
+
+A problem is a prepared dataset and the domains that its test rows are judged in. Each finished (row, problem, seed) is
+kept, so that an interrupted reproduction goes on where it stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isthmus.api import train
+from isthmus.data.dataset import Dataset
+from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, ranking_metrics
+from isthmus.evaluation.ranking_references import RankingReference, reference_logits
+from isthmus.evaluation.ranking_summary import SavedRanking, load_ranking, save_ranking
+from isthmus.experiments.jobs import run_jobs
+from isthmus.files import write_text
+from isthmus.models.cdanet import CDAnetSettings
+from isthmus.models.keep import KEEPSettings
+from isthmus.settings import RankingRunSettings
+from isthmus.training.runs import count_parameters, remove_weights
+from isthmus.tuning import Search, tune
+
+RESULT, FACTS = "result.parquet", "facts.json"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked: in these domains of this dataset, which rows are positives.
+
+    Attributes:
+        name: also of the folder of its results.
+        targets: names of the domains that are judged.
+    """
+
+    name: str
+    dataset: Path
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a click model with its settings.
+
+    Attributes:
+        is_single: trained on the target's rows alone, one model a target.
+        search: the settings that are searched for it on validation rows; empty: none.
+    """
+
+    method: str
+    group: str
+    settings: RankingRunSettings
+    is_single: bool = False
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.method.lower())
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """A line of the table: a simple method without a network."""
+
+    method: str
+    group: str
+    reference: RankingReference
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train and judge."""
+
+    method: str
+    problem: Problem
+    settings: RankingRunSettings
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / RESULT
+
+    def run(self) -> str:
+        return run_job(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.method}, {self.problem.name}, {'+'.join(self.problem.targets)}, seed {self.settings.training.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """One simple method to fit and judge."""
+
+    row: ReferenceRow
+    problem: Problem
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / RESULT
+
+    def run(self) -> str:
+        return run_reference(self)
+
+    def __str__(self) -> str:
+        return f"{self.row.method}, {self.problem.name}"
+
+
+@dataclass(frozen=True)
+class TuneJob:
+    """The search of one row's settings on one problem's validation rows."""
+
+    row: Row
+    problem: Problem
+    search: Search
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "best.json"
+
+    def run(self) -> str:
+        return run_tuning(self)
+
+    def __str__(self) -> str:
+        return f"search for {self.row.method}"
+
+
+Results = dict[tuple[str, str, str], list[RankingResult]]
+"""By method, problem and target: the judged rows of each seed."""
+
+
+def tuned(rows: Sequence[Row], problem: Problem, out: Path, *, trials: int, say: Callable[[str], None]) -> list[Row]:
+    """The rows with the settings that do best on one problem's validation rows: as many trials for each, one seed."""
+    searched = [row for row in rows if row.search]
+    jobs = [
+        TuneJob(row, problem, Search(trials=trials, space=dict(row.search)), out / "tuning" / row.folder)
+        for row in searched
+    ]
+    run_jobs(jobs, None, say)
+    best = {
+        job.row.method: RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
+        for job in jobs
+    }
+    return [Row(row.method, row.group, best.get(row.method, row.settings), row.is_single, row.search) for row in rows]
+
+
+def run_tuning(job: TuneJob) -> str:
+    """Search one row's settings; gives those of the best trial."""
+    settings = for_targets(job.row, job.row.settings, job.problem.targets)
+    lines: list[str] = []
+    best = tune(job.problem.dataset, job.folder, settings, job.search, say=lines.append)
+    assert isinstance(best, RankingRunSettings)
+    # Targets belong to the problem, not to what was found.
+    found = best.model_copy(
+        update={
+            "training": best.training.model_copy(update={"domains": job.row.settings.training.domains}),
+            "ranking": job.row.settings.ranking.model_validate(
+                best.ranking.model_dump() | only_targets(job.row.settings.ranking.model_dump())
+            ),
+        }
+    )
+    write_text(job.file, json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
+    return lines[-1]
+
+
+def only_targets(settings: dict[str, Any]) -> dict[str, Any]:
+    """Which domains the model was declared for, where it can be."""
+    return {"targets": settings["targets"]} if "targets" in settings else {}
+
+
+def for_targets(row: Row, settings: RankingRunSettings, targets: tuple[str, ...]) -> RankingRunSettings:
+    """A row's settings where these domains are judged."""
+    if row.is_single:
+        return settings.model_copy(update={"training": settings.training.model_copy(update={"domains": targets})})
+    if isinstance(settings.ranking, CDAnetSettings | KEEPSettings):
+        return settings.model_copy(update={"ranking": settings.ranking.model_copy(update={"targets": targets})})
+    return settings
+
+
+def run_grid(
+    rows: Sequence[Row],
+    references: Sequence[ReferenceRow],
+    problems: Sequence[Problem],
+    seeds: Sequence[int],
+    out: Path,
+    say: Callable[[str], None],
+) -> Results:
+    """Train and judge what is not finished yet; gives all results."""
+    jobs: list[Job | ReferenceJob] = [
+        ReferenceJob(
+            row, problem, out / "references" / problem.name / "".join(c if c.isalnum() else "-" for c in row.method)
+        )
+        for row in references
+        for problem in problems
+    ]
+    for seed in seeds:
+        for problem in problems:
+            for row in rows:
+                asked = (
+                    [Problem(problem.name, problem.dataset, (t,)) for t in problem.targets]
+                    if row.is_single
+                    else [problem]
+                )
+                for part in asked:
+                    settings = for_targets(row, row.settings, part.targets)
+                    settings = settings.model_copy(
+                        update={"training": settings.training.model_copy(update={"seed": seed})}
+                    )
+                    folder = out / "rows" / row.folder / problem.name / "+".join(part.targets) / str(seed)
+                    jobs.append(Job(row.method, part, settings, folder))
+    run_jobs(jobs, None, say)
+    results: Results = {}
+    for job in jobs:
+        method = job.method if isinstance(job, Job) else job.row.method
+        saved = load_ranking(job.file)
+        for target in job.problem.targets:
+            of_target = saved.result.select(saved.result.domain == saved.domain_names.index(target))
+            results.setdefault((method, job.problem.name, target), []).append(of_target)
+    return results
+
+
+def run_reference(job: ReferenceJob) -> str:
+    """Fit a simple method and judge it on the test rows; gives its result in short."""
+    dataset = Dataset.open(job.problem.dataset)
+    result = evaluate_ranking(reference_logits(job.row.reference, dataset, "test"), dataset, "test")
+    return keep(result, dataset.schema.domain_names, job.problem, job.file)
+
+
+def run_job(job: Job) -> str:
+    """Train a click model and judge it on the test rows; gives its result in short."""
+    start = time.perf_counter()
+    run = train(job.problem.dataset, job.folder, job.settings, device="cpu", say=lambda _: None)
+    result = run.evaluate("test")
+    seconds = time.perf_counter() - start
+    facts = {"parameters": count_parameters(run.model).networks, "seconds": seconds}
+    write_text(job.folder / FACTS, json.dumps(facts) + "\n")
+    remove_weights(job.folder)
+    return f"{keep(result, run.dataset.schema.domain_names, job.problem, job.file)} ({seconds:.0f} s)"
+
+
+def keep(result: RankingResult, names: tuple[str, ...], problem: Problem, file: Path) -> str:
+    """Write a result; gives it in short."""
+    save_ranking(SavedRanking(result, names, "test"), file)
+    values = ranking_metrics(result, names)
+    return "AUC " + ", ".join(f"{target} {values[target]['auc']:.4f}" for target in problem.targets)

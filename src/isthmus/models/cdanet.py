@@ -1,0 +1,273 @@
+"""CDAnet: a translation network over all domains, then an augmentation network for each target (CDAnet eq. 1-9).
+
+For two domains it is the paper's. For D domains a latent vector is translated into the space of every other domain,
+and what the paper has once is the mean over the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from isthmus.backbones.settings import BackboneModule, BackboneSettings, build_backbone
+from isthmus.batch import RankingFeatures, RankingSizes
+from isthmus.domains import DomainSlices
+from isthmus.layers.domain_norm import NoNorm
+from isthmus.layers.embedding import RankingEmbedding
+from isthmus.layers.routing import by_domain
+from isthmus.layers.translator import Translator
+from isthmus.models.ctr import FirstOrder, PredictionTowers, new_embedding
+
+OPEN_GATE = 2.0  # a sigmoid of .88: the gate starts by letting what is translated through
+
+
+class CDAnetSettings(BaseModel):
+    """Settings of CDAnet.
+
+    fields: names of the fields to use; None: all.
+    extractor: the feature extractor of all domains, from the embedded fields to `latent_dim` numbers.
+    own_extractors: domains, by name, whose rows pass an extractor of their own instead.
+    tower_dims: hidden widths of the prediction towers, before the logit.
+    translator: False is the control without one: the same two stages, with nothing translated.
+    alpha, beta: weights of the cross-supervision and of the orthogonality (eq. 7).
+    gate: `sigmoid` lets each row say how much of each translated vector its augmentation sees.
+    stages: `translation` alone is scored by its own towers; `augmentation` alone starts from random numbers.
+    targets: domains that get an augmentation network; None: all that are trained on.
+    linear: adds a first-order term, a weight a field value, that starts at zero.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["cdanet"] = "cdanet"
+    embedding_dim: int = Field(default=16, ge=1)
+    fields: tuple[str, ...] | None = None
+    extractor: BackboneSettings
+    own_extractors: dict[str, BackboneSettings] = {}
+    latent_dim: int = Field(default=128, ge=1)
+    tower_dims: tuple[PositiveInt, ...] = (64,)
+    translator: bool = True
+    alpha: float = Field(default=0.01, ge=0)
+    beta: float = Field(default=0.1, ge=0)
+    gate: Literal["none", "sigmoid"] = "none"
+    stages: Literal["both", "translation", "augmentation"] = "both"
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    linear: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    initial_std: float = Field(default=0.01, gt=0)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What the first stage says of a batch's rows; a row's other domains are in ascending order, its own left out.
+
+    Attributes:
+        logit: by the row's own tower (eq. 6).
+        cross_logit: by each other domain's tower, of the row translated into that domain's space (eq. 3, 4).
+        cycle_error: squared distance of the row from where its way there and back leads (eq. 5).
+    """
+
+    logit: Float[Tensor, " batch"]
+    cross_logit: Float[Tensor, "batch other"]
+    cycle_error: Float[Tensor, "batch other"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What the second stage says of a target's rows: logits (eq. 9), and the target's half of eq. 5."""
+
+    logit: Float[Tensor, " batch"]
+    cycle_error: Float[Tensor, "batch other"]
+
+
+class Extractor(nn.Module):
+    """Embedded fields to latent vectors: one backbone for all domains, or a domain's own in its place (eq. 2)."""
+
+    def __init__(self, shared: BackboneModule, own: Mapping[int, BackboneModule], out_dim: int) -> None:
+        super().__init__()
+        self.shared = shared
+        self.own_domains = tuple(own)
+        self.own_extractors = nn.ModuleList(own.values())
+        self.out_dim = out_dim
+
+    def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
+        if not self.own_domains:
+            latent: Tensor = self.shared(x, domain_slices).relu()
+            return latent
+        # A domain's own extractor takes its rows away from the shared one, so that neither sees the other's.
+        counts = [0 if d in self.own_domains else count for d, count in enumerate(domain_slices.counts)]
+        shared_rows = [x[rows] for d, rows in domain_slices if d not in self.own_domains]
+        shared: Tensor = self.shared(torch.cat([x[:0], *shared_rows]), DomainSlices.from_counts(counts))
+        shared_slices = DomainSlices.from_counts(counts)
+
+        def run(domain: int, rows: Tensor) -> Tensor:
+            if domain not in self.own_domains:
+                return shared[shared_slices[domain]]
+            single = DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains)
+            own: Tensor = self.own_extractors[self.own_domains.index(domain)](rows, single)
+            return own
+
+        latent = by_domain(run, domain_slices, x, width=(self.out_dim,))
+        return latent.relu()
+
+
+class TranslationNetwork(nn.Module):
+    """Stage 1: embedding, extractor, a translator for every ordered pair of domains, a prediction tower a domain.
+
+    Args:
+        domain_names: what `own_extractors` names domains by, in the order of their numbers.
+        table_rows: rows of each embedding table.
+    """
+
+    def __init__(
+        self,
+        settings: CDAnetSettings,
+        *,
+        domain_names: Sequence[str],
+        sizes: RankingSizes,
+        table_rows: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.num_domains = num_domains = len(domain_names)
+        self.embedding: RankingEmbedding = new_embedding(
+            settings.embedding_dim, settings.initial_std, sizes, table_rows
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        in_dim, dim = sizes.num_fields * settings.embedding_dim, settings.latent_dim
+
+        def new_extractor(extractor: BackboneSettings) -> BackboneModule:
+            return build_backbone(extractor, num_domains=num_domains, in_dim=in_dim, out_dim=dim)
+
+        own = {domain_names.index(name): new_extractor(one) for name, one in settings.own_extractors.items()}
+        self.extractor = Extractor(new_extractor(settings.extractor), own, dim)
+        self.translators = nn.ModuleList(
+            nn.ModuleList(Translator(dim) for _ in range(num_domains - 1 if settings.translator else 0))
+            for _ in range(num_domains)
+        )
+        self.towers = PredictionTowers(num_domains, dim, settings.tower_dims, NoNorm, settings.dropout)
+        self.first_order = FirstOrder(sizes, table_rows, 1) if settings.linear else None
+
+    def others(self, domain: int) -> list[int]:
+        """The domains that rows of `domain` are translated into."""
+        return [d for d in range(self.num_domains) if d != domain] if self.settings.translator else []
+
+    def translators_of(self, domain: int) -> list[Translator]:
+        """The translators out of a domain, in the order of `others`."""
+        own = self.translators[domain]
+        assert isinstance(own, nn.ModuleList)
+        return [translator for translator in own if isinstance(translator, Translator)]
+
+    def latent(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
+        """z of each row (eq. 1, 2)."""
+        assert domain_slices.num_domains == self.num_domains
+        x = self.dropout(self.embedding(features, domain_slices).flatten(start_dim=1))
+        z: Tensor = self.extractor(x, domain_slices)
+        return z
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        return self._logit(features, self.latent(features, domain_slices), domain_slices)
+
+    def translate(self, features: RankingFeatures, domain_slices: DomainSlices) -> Translation:
+        """The rows in their own and in all other domains' spaces (eq. 3-6)."""
+        z = self.latent(features, domain_slices)
+        num_others = self.num_domains - 1 if self.settings.translator else 0
+
+        def run(domain: int, rows: Tensor) -> Tensor:
+            columns = []
+            for other, translator in zip(self.others(domain), self.translators_of(domain), strict=True):
+                translated = translator(rows)
+                single = DomainSlices.single(other, rows.shape[0], self.num_domains)
+                columns += [self.towers(translated, single), translator.cycle_error(rows, translated)]
+            return torch.stack(columns, dim=1) if columns else rows[:, :0]
+
+        both = by_domain(run, domain_slices, z, width=(2 * num_others,))
+        cross_logit = both[:, 0::2]
+        if self.first_order is not None:
+            cross_logit = cross_logit + self.first_order(features, domain_slices)[:, None]
+        return Translation(self._logit(features, z, domain_slices), cross_logit, both[:, 1::2])
+
+    def _logit(
+        self, features: RankingFeatures, z: Float[Tensor, "batch dim"], domain_slices: DomainSlices
+    ) -> Float[Tensor, " batch"]:
+        logit: Tensor = self.towers(z, domain_slices)
+        return logit if self.first_order is None else logit + self.first_order(features, domain_slices)
+
+
+class AugmentationNetwork(nn.Module):
+    """Stage 2 for one target: the first stage's embedding, extractor and translators as they are, and a new tower.
+
+    Args:
+        translation: copied, so that stage 1 and other targets stay as they are.
+        target: number of the domain whose rows it is for.
+    """
+
+    def __init__(self, translation: TranslationNetwork, target: int) -> None:
+        super().__init__()
+        settings = translation.settings
+        self.target, self.num_domains = target, translation.num_domains
+        self.embedding = deepcopy(translation.embedding)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.extractor = deepcopy(translation.extractor)
+        self.translators = nn.ModuleList(deepcopy(translation.translators_of(target)))
+        self.first_order = deepcopy(translation.first_order)
+        dim, num_others = settings.latent_dim, len(self.translators)
+        self.gate: nn.Linear | None = None
+        if settings.gate == "sigmoid" and num_others:
+            self.gate = nn.Linear(dim, num_others)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, OPEN_GATE)
+        self.tower = PredictionTowers(1, dim * (1 + num_others), settings.tower_dims, NoNorm, settings.dropout)
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        return self.augment(features, domain_slices).logit
+
+    def gate_weights(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch other"]:
+        """How much of each translated vector a row's augmentation sees; 1 without a gate."""
+        if self.gate is None:
+            return z.new_ones(z.shape[0], len(self.translators))
+        weights: Tensor = self.gate(z).sigmoid()
+        return weights
+
+    def augment(self, features: RankingFeatures, domain_slices: DomainSlices) -> Augmentation:
+        """The target's rows with their translations beside them (eq. 8, 9)."""
+        rows = domain_slices[self.target]
+        assert rows.stop - rows.start == domain_slices.num_rows, "rows of another domain than the target"
+        x = self.dropout(self.embedding(features, domain_slices).flatten(start_dim=1))
+        z: Tensor = self.extractor(x, domain_slices)
+        own = [translator for translator in self.translators if isinstance(translator, Translator)]
+        translated = [translator(z) for translator in own]
+        gates = self.gate_weights(z)
+        seen = translated if self.gate is None else [one * gates[:, k : k + 1] for k, one in enumerate(translated)]
+        errors = [translator.cycle_error(z, one) for translator, one in zip(own, translated, strict=True)]
+        augmented = torch.cat([z, *seen], dim=1)
+        logit: Tensor = self.tower(augmented, DomainSlices((0, z.shape[0])))
+        if self.first_order is not None:
+            logit = logit + self.first_order(features, domain_slices)
+        return Augmentation(logit, torch.stack(errors, dim=1) if errors else z[:, :0])
+
+
+class CDAnet(nn.Module):
+    """What is saved and scored: a target's rows by its augmentation network, all others by the first stage's towers."""
+
+    def __init__(self, translation: TranslationNetwork, augmentations: Mapping[int, AugmentationNetwork]) -> None:
+        super().__init__()
+        self.translation = translation
+        self.targets = tuple(augmentations)
+        self.augmentations = nn.ModuleList(augmentations.values())
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        parts = []
+        for domain, rows in domain_slices:
+            own = features.take(torch.arange(rows.start, rows.stop, device=features.user.categorical.device))
+            single = DomainSlices.single(domain, rows.stop - rows.start, domain_slices.num_domains)
+            is_target = domain in self.targets
+            model = self.augmentations[self.targets.index(domain)] if is_target else self.translation
+            parts.append(model(own, single))
+        if not parts:
+            return features.user.number.new_zeros(0)
+        return torch.cat(parts)

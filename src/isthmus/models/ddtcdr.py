@@ -1,0 +1,114 @@
+"""DDTCDR: dual transfer between domains through an orthogonal map of users' latent vectors (Li and Tuzhilin 2020)."""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isthmus.batch import RankingFeatures, RankingSizes
+from isthmus.domains import DomainSlices
+from isthmus.layers.domain_linear import DomainLinear
+from isthmus.layers.domain_norm import NoNorm
+from isthmus.layers.mlp import DomainMLP
+from isthmus.layers.routing import by_domain
+from isthmus.models.ctr import PredictionTowers, new_embedding
+
+
+class DDTCDRSettings(BaseModel):
+    """Settings of DDTCDR.
+
+    hidden_dims, latent_dim: of each domain's user network and item network.
+    alpha: weight of the other domains' towers in a prediction.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["ddtcdr"] = "ddtcdr"
+    embedding_dim: int = Field(default=16, ge=1)
+    fields: tuple[str, ...] | None = None
+    hidden_dims: tuple[PositiveInt, ...] = (128,)
+    latent_dim: int = Field(default=128, ge=1)
+    tower_dims: tuple[PositiveInt, ...] = (64,)
+    alpha: float = Field(default=0.03, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    initial_std: float = Field(default=0.01, gt=0)
+
+
+class OrthogonalMap(nn.Module):
+    """A square matrix that stays orthogonal whatever a step does: the exponential of a skew-symmetric one."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.free = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
+
+    def forward(self) -> Float[Tensor, "dim dim"]:
+        return torch.linalg.matrix_exp(self.free - self.free.T)
+
+
+class DDTCDRModel(nn.Module):
+    """A user and an item network and a tower a domain; for each pair of domains one orthogonal X, X^T the way back.
+
+    A prediction is (1 - alpha) of the own tower's and alpha of the other towers' mean on the mapped user vector, so
+    that gradients of a domain's rows reach X and the other towers. Departures from the paper: X is orthogonal by
+    construction rather than by a penalty; the mix is one of probabilities of a click, not of ratings; D domains.
+
+    Args:
+        table_rows: rows of each embedding table.
+    """
+
+    def __init__(
+        self, settings: DDTCDRSettings, *, num_domains: int, sizes: RankingSizes, table_rows: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self.num_domains, self.alpha = num_domains, settings.alpha if num_domains > 1 else 0.0
+        self.embedding = new_embedding(settings.embedding_dim, settings.initial_std, sizes, table_rows)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.num_user_fields = sizes.user.num_fields
+        dim, latent = settings.embedding_dim, settings.latent_dim
+
+        def network(num_fields: int) -> nn.ModuleList:
+            hidden = DomainMLP(num_domains, num_fields * dim, settings.hidden_dims, NoNorm, settings.dropout)
+            return nn.ModuleList([hidden, DomainLinear(num_domains, hidden.out_dim, latent)])
+
+        self.user_network = network(sizes.user.num_fields)
+        self.item_network = network(sizes.num_fields - sizes.user.num_fields)
+        self.towers = PredictionTowers(num_domains, 2 * latent, settings.tower_dims, NoNorm, settings.dropout)
+        self.pairs = list(combinations(range(num_domains), 2))
+        self.maps = nn.ModuleList(OrthogonalMap(latent) for _ in self.pairs)
+
+    def map_user(self, u: Float[Tensor, "batch dim"], source: int, other: int) -> Float[Tensor, "batch dim"]:
+        """A user's vector of one domain in another's space: X u from the lower number to the higher, else X^T u."""
+        x: Tensor = self.maps[self.pairs.index((min(source, other), max(source, other)))]()
+        return u @ x.T if source < other else u @ x
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        fields = self.dropout(self.embedding(features, domain_slices))
+        u = fields[:, : self.num_user_fields].flatten(start_dim=1)
+        v = fields[:, self.num_user_fields :].flatten(start_dim=1)
+        for layer in self.user_network:
+            u = layer(u, domain_slices)
+        for layer in self.item_network:
+            v = layer(v, domain_slices)
+        own_logit: Tensor = self.towers(torch.cat([u, v], dim=1), domain_slices)
+        if not self.alpha:
+            return own_logit
+
+        def run(domain: int, own: Tensor, user: Tensor, item: Tensor) -> Tensor:
+            others = [other for other in range(self.num_domains) if other != domain]
+            logits = []
+            for other in others:
+                single = DomainSlices.single(other, user.shape[0], self.num_domains)
+                logits.append(self.towers(torch.cat([self.map_user(user, domain, other), item], dim=1), single))
+            weights = own.new_tensor([1 - self.alpha] + [self.alpha / len(others)] * len(others)).log()
+            every = torch.stack([own, *logits], dim=1)
+            # The logit of the mixed probability: log p - log(1 - p), each a sum of exponentials.
+            yes = torch.logsumexp(functional.logsigmoid(every) + weights, dim=1)
+            no = torch.logsumexp(functional.logsigmoid(-every) + weights, dim=1)
+            return yes - no
+
+        return by_domain(run, domain_slices, own_logit, u, v, width=())

@@ -1,0 +1,138 @@
+"""KEEP: knowledge of the super-domain, frozen and plugged into the target model (Zhang et al. 2022)."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from isthmus.backbones.settings import BackboneModule, BackboneSettings, build_backbone
+from isthmus.batch import RankingFeatures, RankingSizes
+from isthmus.domains import DomainSlices
+from isthmus.layers.domain_norm import NoNorm
+from isthmus.layers.mlp import MLP
+from isthmus.models.ctr import PredictionTowers, new_embedding
+
+
+class KEEPSettings(BaseModel):
+    """Settings of KEEP.
+
+    extractor_dims, knowledge_dim: of the network that makes a user's knowledge vector of the user's fields.
+    backbone, latent_dim, tower_dims: of the target model.
+    plug_in_dims: hidden widths of the plug-in network.
+    targets: domains whose rows the target model is trained on; None: all that are trained on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["keep"] = "keep"
+    embedding_dim: int = Field(default=16, ge=1)
+    fields: tuple[str, ...] | None = None
+    extractor_dims: tuple[PositiveInt, ...] = (128,)
+    knowledge_dim: int = Field(default=64, ge=1)
+    backbone: BackboneSettings
+    latent_dim: int = Field(default=128, ge=1)
+    tower_dims: tuple[PositiveInt, ...] = (64,)
+    plug_in_dims: tuple[PositiveInt, ...] = (64,)
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    initial_std: float = Field(default=0.01, gt=0)
+
+
+class KnowledgeExtractor(nn.Module):
+    """Stage 1: a click model of the super-domain, all domains' rows as one, whose user side is the knowledge.
+
+    Args:
+        table_rows: rows of each embedding table.
+    """
+
+    def __init__(
+        self, settings: KEEPSettings, *, num_domains: int, sizes: RankingSizes, table_rows: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self.num_domains, self.num_user_fields = num_domains, sizes.user.num_fields
+        self.embedding = new_embedding(settings.embedding_dim, settings.initial_std, sizes, table_rows)
+        self.dropout = nn.Dropout(settings.dropout)
+        dim = settings.embedding_dim
+        self.interest = MLP(sizes.user.num_fields * dim, settings.extractor_dims, NoNorm, settings.dropout)
+        self.output = nn.Linear(self.interest.out_dim, settings.knowledge_dim)
+        rest = (sizes.num_fields - sizes.user.num_fields) * dim
+        self.tower = PredictionTowers(1, settings.knowledge_dim + rest, settings.tower_dims, NoNorm, settings.dropout)
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        fields = self.dropout(self.embedding(features, domain_slices))
+        knowledge = self._of_user(fields, domain_slices)
+        everything = DomainSlices((0, domain_slices.num_rows))
+        rest = fields[:, self.num_user_fields :].flatten(start_dim=1)
+        logit: Tensor = self.tower(torch.cat([knowledge, rest], dim=1), everything)
+        return logit
+
+    def knowledge(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch knowledge"]:
+        """What the super-domain knows of each row's user, from the user's fields alone."""
+        return self._of_user(self.embedding(features, domain_slices), domain_slices)
+
+    def _of_user(self, fields: Tensor, domain_slices: DomainSlices) -> Tensor:
+        user = fields[:, : self.num_user_fields].flatten(start_dim=1)
+        knowledge: Tensor = self.output(self.interest(user, domain_slices))
+        return knowledge
+
+
+class PlugInModel(nn.Module):
+    """Stage 2: the target model, whose user representation takes the frozen knowledge in through a gated residual.
+
+    user + sigmoid(G [user, knowledge]) * P(knowledge); P's last layer starts at zero, so that training starts from the
+    base model. Departure from the paper: its plug-in network stands on the last layer of a production model.
+
+    Args:
+        extractor: copied and frozen: no gradient, always in evaluation mode.
+        table_rows: rows of each embedding table.
+    """
+
+    def __init__(
+        self,
+        settings: KEEPSettings,
+        extractor: KnowledgeExtractor,
+        *,
+        num_domains: int,
+        sizes: RankingSizes,
+        table_rows: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.num_user_fields = sizes.user.num_fields
+        self.extractor = deepcopy(extractor).requires_grad_(False)
+        self.embedding = new_embedding(settings.embedding_dim, settings.initial_std, sizes, table_rows)
+        self.dropout = nn.Dropout(settings.dropout)
+        user_dim = sizes.user.num_fields * settings.embedding_dim
+        self.plug_in = MLP(settings.knowledge_dim, settings.plug_in_dims, NoNorm, settings.dropout)
+        self.projection = nn.Linear(self.plug_in.out_dim, user_dim)
+        nn.init.zeros_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        self.gate = nn.Linear(user_dim + settings.knowledge_dim, user_dim)
+        self.backbone: BackboneModule = build_backbone(
+            settings.backbone,
+            num_domains=num_domains,
+            in_dim=sizes.num_fields * settings.embedding_dim,
+            out_dim=settings.latent_dim,
+        )
+        self.towers = PredictionTowers(num_domains, settings.latent_dim, settings.tower_dims, NoNorm, settings.dropout)
+
+    def train(self, mode: bool = True) -> "PlugInModel":
+        """As of every module, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        self.extractor.eval()
+        return self
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        with torch.no_grad():
+            knowledge = self.extractor.knowledge(features, domain_slices)
+        fields = self.dropout(self.embedding(features, domain_slices))
+        user = fields[:, : self.num_user_fields].flatten(start_dim=1)
+        rest = fields[:, self.num_user_fields :].flatten(start_dim=1)
+        gate = self.gate(torch.cat([user, knowledge], dim=1)).sigmoid()
+        user = user + gate * self.projection(self.plug_in(knowledge, domain_slices))
+        z = self.backbone(torch.cat([user, rest], dim=1), domain_slices).relu()
+        logit: Tensor = self.towers(z, domain_slices)
+        return logit

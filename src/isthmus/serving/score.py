@@ -1,0 +1,44 @@
+"""From rows to the probabilities of their labels: a file in, a file out."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from isthmus.data.dataset import Dataset
+from isthmus.data.features import RankingReader
+from isthmus.data.new_rows import read_new_rows
+from isthmus.domains import DomainSlices
+from isthmus.files import new_file
+
+BLOCK = 16_384
+
+
+@torch.inference_mode()
+def score_file(model: nn.Module, dataset: Dataset, fields: tuple[str, ...] | None, rows: Path, out: Path) -> int:
+    """Write `out` (Parquet: user, item, domain, probability, in the order of `rows`); gives the number of rows.
+
+    A history holds what the dataset's training and validation parts know of the user, before the row where there is a
+    clock. The probability is that of the label as the dataset has it; where negatives were drawn, it is right for rows
+    that are drawn in the same way.
+
+    Raises:
+        InputError: the file, a column or a value does not fit; see `read_new_rows`.
+    """
+    new = read_new_rows(dataset, rows)
+    reader = RankingReader(dataset, fields)
+    device = next(model.parameters()).device
+    probability = np.empty(len(new.place), np.float64)
+    for start in range(0, len(new.place), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(new.place)))
+        counts = np.bincount(new.events.domain[block], minlength=dataset.num_domains)
+        features = reader.read(new.events, block, "test").to(device)
+        logit = model(features, DomainSlices.from_counts(counts.tolist()))
+        probability[new.place[block]] = logit.double().sigmoid().cpu().numpy()
+    table = new.texts.rename_columns(["user", "item", "domain"]).append_column("probability", pa.array(probability))
+    with new_file(out) as partial:
+        pq.write_table(table, partial)
+    return len(table)

@@ -1,0 +1,189 @@
+"""Search of settings on validation data: the same number of trials for every model, by grid or by Optuna's TPE."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from isthmus.api import RankingRun, Run, train
+from isthmus.errors import InputError, explain
+from isthmus.files import markdown_table, read_yaml, write_text
+from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings
+from isthmus.training.runs import remove_weights
+
+BEST_SETTINGS, TRIALS, VALUE = "best.yaml", "trials", "value.json"
+
+
+class Choices(BaseModel):
+    """A setting that takes one of some values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: tuple[Any, ...] = Field(min_length=1)
+
+
+class Range(BaseModel):
+    """A setting that takes any number from `low` to `high`, whole where both are; `log`: evenly in its logarithm."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def is_a_range(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"with log, low must be above 0, got {self.low}")
+        return self
+
+
+class Search(BaseModel):
+    """What is searched, and how.
+
+    sampler: `tpe` (Optuna's tree-structured Parzen estimator), or `grid`: all combinations of the choices, in order,
+        which therefore may hold no range.
+    trials: how many settings are tried; a grid may have fewer.
+    space: `key.sub` of a setting, and what it may be.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: Literal["tpe", "grid"] = "tpe"
+    trials: int = Field(default=8, ge=1)
+    seed: int = Field(default=0, ge=0)
+    space: dict[str, Annotated[Choices | Range, Field(union_mode="smart")]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def a_grid_has_choices(self) -> "Search":
+        if self.sampler == "grid":
+            for key, place in self.space.items():
+                if isinstance(place, Range):
+                    raise ValueError(f"space.{key}: a grid takes 'values', not a range; or use sampler 'tpe'")
+        return self
+
+
+def read_search(file: Path) -> Search:
+    """The search that a YAML file declares.
+
+    Raises:
+        InputError: the file cannot be read, or a key is unknown or out of range.
+    """
+    try:
+        return Search.model_validate(read_yaml(file, remedy="a search needs 'space'"))
+    except ValidationError as error:
+        raise InputError(explain(error, file, Search)) from error
+
+
+def tune(
+    dataset: Path, out: Path, base: AnyRunSettings, search: Search, *, say: Callable[[str], None] = print
+) -> AnyRunSettings:
+    """Train with each tried setting in `out`/trials/N; gives the settings of the best validation value.
+
+    Finished trials are kept and not trained again: a search that was stopped goes on where it was. Writes
+    `out`/best.yaml, which `isthmus train --settings` takes, and `out`/trials.md.
+
+    Raises:
+        InputError: a searched key is no setting, or a folder of `out` holds trials of another search.
+    """
+    optuna = _optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if search.sampler == "tpe":
+        sampler, num_trials = optuna.samplers.TPESampler(seed=search.seed), search.trials
+    else:
+        grid = {
+            key: list(range(len(place.values))) for key, place in search.space.items() if isinstance(place, Choices)
+        }
+        sampler = optuna.samplers.GridSampler(grid, seed=search.seed)
+        num_trials = min(search.trials, len(sampler._all_grids))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tried: list[tuple[dict[str, Any], float]] = []
+    for number in range(num_trials):
+        trial = study.ask()
+        chosen = {key: _suggest(trial, key, place) for key, place in search.space.items()}
+        value = run_trial(dataset, out / TRIALS / str(number), base, chosen, say)
+        study.tell(trial, value)
+        tried.append((chosen, value))
+        say(f"trial {number + 1}/{num_trials}: {value:.4f}  {_in_words(chosen)}")
+    best, best_value = max(tried, key=lambda one: one[1])
+    settings = with_values(base, best)
+    write_text(out / BEST_SETTINGS, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    rows = [[str(n), f"{value:.5f}", *map(str, chosen.values())] for n, (chosen, value) in enumerate(tried)]
+    write_text(out / "trials.md", markdown_table(["trial", "validation", *search.space], rows) + "\n")
+    say(f"best: {best_value:.4f}  {_in_words(best)}; settings in {out / BEST_SETTINGS}")
+    return settings
+
+
+def run_trial(
+    dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, Any], say: Callable[[str], None]
+) -> float:
+    """The validation value of one choice: trained now, or read where the folder has it already."""
+    settings = with_values(base, chosen)
+    file = folder / VALUE
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["settings"] != settings.model_dump(mode="json"):
+            raise InputError(f"{folder}: holds a trial of another search; give a new folder")
+        return float(kept["value"])
+    run = train(dataset, folder, settings, say=lambda _: None)
+    value = validation_value(run)
+    write_text(file, json.dumps({"value": value, "settings": settings.model_dump(mode="json")}, indent=1) + "\n")
+    remove_weights(folder)
+    return value
+
+
+def validation_value(run: Run | RankingRun) -> float:
+    """What settings are chosen by: the mean over domains of validation AUC (ranking) or nDCG (retrieval)."""
+    return run.validation_value()
+
+
+def with_values(base: AnyRunSettings, chosen: Mapping[str, Any]) -> AnyRunSettings:
+    """The settings with single values put in their place.
+
+    Raises:
+        InputError: a key is no setting, or its value is not allowed.
+    """
+    content = base.model_dump(mode="json")
+    for key, value in chosen.items():
+        *above, last = key.split(".")
+        place = content
+        for part in above:
+            if not isinstance(place.get(part), dict):
+                raise InputError(f"space.{key}: {part!r} is no section of the settings")
+            place = place[part]
+        place[last] = value
+    form = RankingRunSettings if isinstance(base, RankingRunSettings) else RunSettings
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        raise InputError(explain(error, Path("space"), form)) from error
+
+
+def _suggest(trial: Any, key: str, place: Choices | Range) -> Any:
+    match place:
+        case Choices(values=values):
+            # By number: a choice may be a list, which Optuna does not take.
+            return values[trial.suggest_categorical(key, list(range(len(values))))]
+        case Range(low=int() as low, high=int() as high, log=log):
+            return trial.suggest_int(key, low, high, log=log)
+        case Range(low=low, high=high, log=log):
+            return trial.suggest_float(key, low, high, log=log)
+
+
+def _in_words(chosen: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in chosen.items()
+    )
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError("tune needs Optuna: pip install 'isthmus[tune]'") from error
+    return optuna
