@@ -27,3 +27,14 @@ def tiny_dataset(tiny_log: Path, tmp_path_factory: pytest.TempPathFactory) -> "D
     from isthmus.data.prepare import prepare
 
     return prepare(tiny_log, tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
+    """A simulated log with impressions that were not clicked, prepared. Shared by all tests: read it only."""
+    from isthmus.data.prepare import prepare
+    from isthmus.data.simulator import simulate
+
+    folder = tmp_path_factory.mktemp("labelled")
+    log = simulate(folder / "log", num_users=120, num_items=60, seed=1, num_shown=2)
+    return prepare(log, folder / "dataset")

@@ -10,10 +10,15 @@ ROOT = Path(__file__).parents[1]
 NAMED = r"`([\w/]+\.py)::(\w+)`"
 
 
-def table(page: str) -> list[list[str]]:
-    """The cells of every row of a page's table, its head left out."""
-    lines = [line for line in (ROOT / "docs" / page).read_text().splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def table(page: str, section: str = "") -> list[list[str]]:
+    """The cells of every row of a page's tables, their heads left out; `section` names the one to read."""
+    text = (ROOT / "docs" / page).read_text()
+    parts = [part for part in text.split("\n## ") if part.startswith(section)]
+    rows = []
+    for part in parts:
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return rows
 
 
 def defined(file: Path) -> set[str]:
@@ -29,8 +34,13 @@ def missing(cell: str, folder: Path) -> list[str]:
 
 
 def test_every_equation_of_adi_has_one_row() -> None:
-    numbers = [int(number) for cells in table("equations.md") for number in cells[0].split(",")]
+    numbers = [int(number) for cells in table("equations.md", "ADI") for number in cells[0].split(",")]
     assert numbers == list(range(1, 28))
+
+
+def test_every_equation_of_cdanet_has_one_row() -> None:
+    numbers = [int(number) for cells in table("equations.md", "CDAnet") for number in cells[0].split(",")]
+    assert numbers == list(range(1, 10))
 
 
 @pytest.mark.parametrize("cells", table("equations.md"), ids=lambda cells: cells[0])

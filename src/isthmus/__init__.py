@@ -5,7 +5,7 @@ Each function is a verb of the command line. Importing this package is cheap: a 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 from isthmus.errors import InputError
 
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate",
     "ingest",
     "init",
+    "open_ranking",
     "open_run",
     "prepare",
     "recommend",
@@ -101,13 +102,39 @@ def describe(dataset: Path) -> "isthmus.data.describe.Description":
     return describe_dataset(dataset)
 
 
+@overload
+def train(
+    dataset: Path,
+    run: Path,
+    settings: "isthmus.settings.RunSettings | Path | None" = None,
+    *,
+    overrides: Sequence[str] = (),
+    task: Literal["retrieval"] = "retrieval",
+    device: Device = "auto",
+    show_progress: bool = False,
+) -> "isthmus.api.Run": ...
+
+
+@overload
+def train(
+    dataset: Path,
+    run: Path,
+    settings: "isthmus.settings.RankingRunSettings | Path | None" = None,
+    *,
+    overrides: Sequence[str] = (),
+    task: Literal["ranking"],
+    device: Device = "auto",
+    show_progress: bool = False,
+) -> "isthmus.api.RankingRun": ...
+
+
 def train(
     dataset: Path,
     run: Path,
     settings: "isthmus.settings.AnyRunSettings | Path | None" = None,
     *,
     overrides: Sequence[str] = (),
-    task: "isthmus.settings.Task" = "retrieval",
+    task: Literal["retrieval", "ranking"] = "retrieval",
     device: Device = "auto",
     show_progress: bool = False,
 ) -> "isthmus.api.Run | isthmus.api.RankingRun":
@@ -116,27 +143,30 @@ def train(
     Args:
         settings: settings, a YAML file, or None for the defaults.
         overrides: single values put in their place in a file or the defaults, each `key.sub=value`.
-        task: whose defaults are taken where there is no file.
+        task: what the model is for; the settings must be of that task.
     """
     from isthmus.api import train as train_run
-    from isthmus.settings import RankingRunSettings, RunSettings, read_settings
+    from isthmus.settings import read_ranking_settings, read_settings
 
-    if isinstance(settings, RunSettings | RankingRunSettings):
-        if overrides:
-            raise InputError("overrides: give them with a settings file, or put the values into the settings")
-        chosen = settings
-    else:
-        chosen = read_settings(settings, overrides, task=task)
-    return train_run(dataset, run, chosen, device=device, show_progress=show_progress)
+    if overrides and not (settings is None or isinstance(settings, Path)):
+        raise InputError("overrides: give them with a settings file, or put the values into the settings")
+    if settings is None or isinstance(settings, Path):
+        settings = (read_settings if task == "retrieval" else read_ranking_settings)(settings, overrides)
+    return train_run(dataset, run, settings, device=device, show_progress=show_progress)
 
 
-def open_run(
-    run: Path, *, dataset: Path | None = None, device: Device = "auto"
-) -> "isthmus.api.Run | isthmus.api.RankingRun":
-    """Open a run folder; `dataset` says where its dataset lies now, if it was moved."""
-    from isthmus.api import open_run as open_any
+def open_run(run: Path, *, dataset: Path | None = None, device: Device = "auto") -> "isthmus.api.Run":
+    """Open a run folder of retrieval; `dataset` says where its dataset lies now, if it was moved."""
+    from isthmus.api import Run
 
-    return open_any(run, dataset, device=device)
+    return Run.open(run, dataset, device=device)
+
+
+def open_ranking(run: Path, *, dataset: Path | None = None, device: Device = "auto") -> "isthmus.api.RankingRun":
+    """Open a run folder of a click model; arguments as for `open_run`."""
+    from isthmus.api import RankingRun
+
+    return RankingRun.open(run, dataset, device=device)
 
 
 def tune(dataset: Path, out: Path, settings: Path, search: Path) -> "isthmus.settings.AnyRunSettings":
@@ -146,18 +176,16 @@ def tune(dataset: Path, out: Path, settings: Path, search: Path) -> "isthmus.set
         settings: a settings file with all that is not searched.
         search: what is searched and how; see `isthmus.tuning.Search`.
     """
-    from isthmus.settings import read_settings
+    from isthmus.settings import read_any_settings
     from isthmus.tuning import read_search
     from isthmus.tuning import tune as tune_settings
 
-    return tune_settings(dataset, out, read_settings(settings), read_search(search))
+    return tune_settings(dataset, out, read_any_settings(settings), read_search(search))
 
 
 def score(run: Path, rows: Path, out: Path, *, dataset: Path | None = None, device: Device = "auto") -> int:
     """Write the probabilities of a file of rows by a click model; gives the number of rows."""
-    from isthmus.api import RankingRun
-
-    return RankingRun.open(run, dataset, device=device).score(rows, out)
+    return open_ranking(run, dataset=dataset, device=device).score(rows, out)
 
 
 def evaluate(
@@ -190,9 +218,7 @@ def recommend(
 
     For many requests open the run once: `open_run(run).recommend(...)` keeps the model and its indexes.
     """
-    from isthmus.api import Run
-
-    return Run.open(run, dataset, device=device).recommend(domain, user=user, history=history, k=k)
+    return open_run(run, dataset=dataset, device=device).recommend(domain, user=user, history=history, k=k)
 
 
 def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False) -> Path:

@@ -28,7 +28,7 @@ from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower
 from isthmus.serving.recommend import Recommendations, Recommender
 from isthmus.serving.score import score_file
-from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_settings
+from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
 from isthmus.training.ranking import Stage, over_domains, validate
 from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
 from isthmus.training.ranking_stages import judged_domains, new_ranking_model
@@ -158,7 +158,7 @@ def open_run(folder: Path, dataset: Path | None = None, *, device: Device = "aut
         InputError: the folder is no run, its dataset is gone or another one, or its checkpoint is missing or damaged.
     """
     record = DatasetRecord.read(folder)
-    settings = read_settings(folder / SETTINGS)
+    settings = read_any_settings(folder / SETTINGS)
     place = Path(record.path) if dataset is None else dataset
     if dataset is None and not place.is_dir():
         raise InputError(f"{folder}: its dataset {place} is gone; say where it lies now with --dataset")

@@ -181,15 +181,7 @@ def run_verb(given: argparse.Namespace) -> int:
         case "describe":
             print(isthmus.describe(given.dataset).to_markdown())
         case "train":
-            isthmus.train(
-                given.dataset,
-                given.run,
-                given.settings,
-                overrides=given.overrides,
-                task=given.task,
-                device=given.device,
-                show_progress=not given.quiet and sys.stderr.isatty(),
-            )
+            _train(given)
             print(f"{given.run}: see {given.run / 'report.md'}; next: isthmus evaluate {given.run}")
         case "evaluate":
             summary = isthmus.evaluate(given.run, given.split, dataset=given.dataset, device=given.device)
@@ -228,10 +220,19 @@ def _init(logs: list[Path], out: Path | None) -> None:
     print(f"{out}: written; read it, then: isthmus prepare {out} DATASET")
 
 
-def _recommend(given: argparse.Namespace) -> None:
-    from isthmus.api import Run
+def _train(given: argparse.Namespace) -> None:
+    from isthmus.api import train
+    from isthmus.settings import RankingRunSettings, read_any_settings
 
-    run = Run.open(given.run, given.dataset, device=given.device)
+    settings = read_any_settings(given.settings, given.overrides, task=given.task)
+    if given.settings is not None and given.task == "ranking" and not isinstance(settings, RankingRunSettings):
+        raise InputError(f"{given.settings}: holds settings of retrieval; leave --task out")
+    show_progress = not given.quiet and sys.stderr.isatty()
+    train(given.dataset, given.run, settings, device=given.device, show_progress=show_progress)
+
+
+def _recommend(given: argparse.Namespace) -> None:
+    run = isthmus.open_run(given.run, dataset=given.dataset, device=given.device)
     if given.all:
         if given.out is None:
             raise InputError("recommend --all: say with --out FILE where the Parquet file goes")

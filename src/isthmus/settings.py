@@ -73,7 +73,7 @@ class RankingRunSettings(BaseModel):
 AnyRunSettings = RunSettings | RankingRunSettings
 
 
-def read_settings(file: Path | None, overrides: Sequence[str] = (), *, task: Task = "retrieval") -> AnyRunSettings:
+def read_any_settings(file: Path | None, overrides: Sequence[str] = (), *, task: Task = "retrieval") -> AnyRunSettings:
     """The settings in a YAML file, or the defaults where there is none, with single values put in their place.
 
     Args:
@@ -96,6 +96,24 @@ def read_settings(file: Path | None, overrides: Sequence[str] = (), *, task: Tas
         shown = file if file is not None and not is_overridden else Path("--set")
         _refuse_misplaced(error, shown, form)
         raise InputError(explain(error, shown, form)) from error
+
+
+def read_settings(file: Path | None, overrides: Sequence[str] = ()) -> RunSettings:
+    """The settings of a retrieval run; see `read_any_settings`."""
+    settings = read_any_settings(file, overrides)
+    if not isinstance(settings, RunSettings):
+        raise InputError(f"{file}: holds settings of ranking; say task='ranking', or give a file with 'retrieval'")
+    return settings
+
+
+def read_ranking_settings(file: Path | None, overrides: Sequence[str] = ()) -> RankingRunSettings:
+    """The settings of a ranking run; see `read_any_settings`."""
+    settings = read_any_settings(file, overrides, task="ranking")
+    if not isinstance(settings, RankingRunSettings):
+        raise InputError(
+            f"{file}: holds settings of retrieval; leave task='ranking' out, or give a file with 'ranking'"
+        )
+    return settings
 
 
 def _refuse_misplaced(error: ValidationError, file: Path, form: type[BaseModel]) -> None:

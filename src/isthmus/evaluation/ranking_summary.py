@@ -60,7 +60,7 @@ def load_ranking(file: Path) -> SavedRanking:
         raise InputError(f"{file}: no result of a click model; make one with 'isthmus evaluate RUN'")
     table = pq.read_table(file)
     meaning = table.schema.metadata
-    columns = {name: torch.from_numpy(np.array(table[name])) for name in table.column_names}
+    columns = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
     return SavedRanking(
         RankingResult(**columns), tuple(json.loads(meaning[b"domain_names"])), meaning[b"split"].decode()
     )

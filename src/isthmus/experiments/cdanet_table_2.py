@@ -77,7 +77,8 @@ def reproduce(
     for protocol, problems in (("users new to the target domain", cold), ("random rows", random)):
         results = run_grid(rows, references, problems, seeds, out, say)
         table = new_table(f"{name} on Epinions: {protocol}", rows, references, problems, results)
-        reports.append(table.write(out / protocol.replace(" ", "-")))
+        folder = out / name.lower().replace(" ", "-") / protocol.replace(" ", "-")
+        reports.append(table.write(folder))
     return reports[0]
 
 

@@ -1,4 +1,4 @@
-"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend."""
+"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend, rank by CDAnet."""
 
 import sys
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from isthmus.evaluation.references import Reference, fit_ease, fit_item_knn
 from isthmus.evaluation.retrieval import evaluate_retrieval
 from isthmus.experiments.adi_table_3 import by_domain
 from isthmus.experiments.adi_table_3_rows import BEST_ADI, ROWS
+from isthmus.experiments.demo_ranking import rank_retrieved
 from isthmus.experiments.table import Table, TableRow
 from isthmus.settings import RunSettings
 
@@ -60,6 +61,7 @@ def demo(data: Path | None, out: Path) -> None:
     print(f"\n{table.to_markdown()}")
     print(f"table and picture: {table.write(out).parent}\n")
     show_recommendations(opened, trained)
+    rank_retrieved(opened, trained, run.parent / "ranking")
 
 
 def show_audit(dataset: Path) -> None:

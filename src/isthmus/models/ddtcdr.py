@@ -47,7 +47,8 @@ class OrthogonalMap(nn.Module):
         self.free = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
 
     def forward(self) -> Float[Tensor, "dim dim"]:
-        return torch.linalg.matrix_exp(self.free - self.free.T)
+        x: Tensor = torch.linalg.matrix_exp(self.free - self.free.T)
+        return x
 
 
 class DDTCDRModel(nn.Module):

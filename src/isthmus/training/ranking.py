@@ -32,7 +32,6 @@ class RankingTrainingSettings(BaseModel):
     epochs, patience: of each stage; training stops after `patience` epochs without a better validation AUC.
     learning_rate, weight_decay: of the embedding tables; `network_*`: of everything else.
     later_rate_factor: multiplies both learning rates in the stages after the first (CDAnet's fine-tuning).
-    table_optimizer: `adamw` touches only the rows of the step; `adagrad` lets a row's steps shrink as it is seen.
     balance: `rows`: the loss is the mean over rows; `domains`: the mean over domains of each one's mean (CDAnet eq. 6).
     domains: only these domains' rows are trained on and validated, as a model of one domain alone is; None: all.
     train_share: of each domain's training rows, the share that is kept, drawn by the seed.
@@ -50,7 +49,6 @@ class RankingTrainingSettings(BaseModel):
     network_learning_rate: float = Field(default=1e-3, gt=0)
     network_weight_decay: float = Field(default=0.0, ge=0)
     later_rate_factor: float = Field(default=1.0, gt=0)
-    table_optimizer: Literal["adamw", "adagrad"] = "adamw"
     schedule: Schedule = "constant"
     balance: Literal["rows", "domains"] = "rows"
     domains: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -170,14 +168,7 @@ def new_optimizers(model: nn.Module, stage: Stage, settings: RankingTrainingSett
     factor = settings.later_rate_factor if stage.number else 1.0
     optimizers: list[torch.optim.Optimizer] = []
     if tables:
-        rate = factor * settings.learning_rate
-        match settings.table_optimizer:
-            case "adamw":
-                optimizers.append(RowAdamW(tables, lr=rate, weight_decay=settings.weight_decay))
-            case "adagrad":
-                optimizers.append(torch.optim.Adagrad(tables, lr=rate))
-            case other:
-                assert_never(other)
+        optimizers.append(RowAdamW(tables, lr=factor * settings.learning_rate, weight_decay=settings.weight_decay))
     if networks:
         rate = factor * settings.network_learning_rate
         optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=settings.network_weight_decay))

@@ -52,7 +52,9 @@ class StageTrainer:
         self.num_stages = 0
         self.reports: list[EpochReport] = []
 
-    def train(self, model: nn.Module, name: str, domains: Sequence[int], *, alpha: float = 0, beta: float = 0) -> None:
+    def train(
+        self, model: nn.Module, name: str, domains: Sequence[int], *, alpha: float = 0.0, beta: float = 0.0
+    ) -> None:
         """Train a stage from where an earlier training of it stopped; the model ends with its best weights."""
         stage = Stage(name, self.num_stages, tuple(domains), self.settings.fields, alpha, beta)
         folder = self.folder / name

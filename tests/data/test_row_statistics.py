@@ -1,0 +1,94 @@
+"""Statistics of training labels: by hand, against plain loops, and blind to the row's own label."""
+
+from math import log
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isthmus.data.row_statistics import label_statistics
+from isthmus.schema import Scope
+
+ROW = st.tuples(
+    st.integers(0, 3), st.integers(0, 1), st.integers(0, 1), st.integers(0, 4), st.integers(0, 2), st.booleans()
+)
+
+
+def statistic(
+    rows: list[tuple[int, int, int, int, int, bool]],
+    scope: Scope,
+    value: Literal["mean", "count"],
+    *,
+    clock: bool,
+    prior: float = 2.0,
+) -> list[float]:
+    key, domain, label, time, fold = (np.array([row[place] for row in rows], np.int64) for place in range(5))
+    is_training = np.array([row[5] for row in rows])
+    found = label_statistics(
+        key,
+        domain,
+        label,
+        time if clock else None,
+        None if clock else np.where(is_training, fold, -1),
+        is_training,
+        scope=scope,
+        value=value,
+        num_domains=2,
+        prior=prior,
+    )
+    result: list[float] = found.tolist()
+    return result
+
+
+def test_by_hand_before_the_row() -> None:
+    rows = [(1, 0, 1, 0, 0, True), (1, 0, 0, 1, 0, True), (1, 0, 0, 2, 0, True), (2, 0, 1, 1, 0, True)]
+    assert statistic(rows, "own", "count", clock=True) == pytest.approx([0, log(2), log(3), 0])
+    # The third row knows two rows of its key with one positive, and three rows with two positives in all.
+    assert statistic(rows, "own", "mean", clock=True)[2] == pytest.approx((1 + 2 * 2 / 3) / (2 + 2))
+    assert statistic(rows, "own", "mean", clock=True)[0] == 0.5
+
+
+def test_by_hand_of_other_folds() -> None:
+    rows = [(1, 0, 1, 0, 0, True), (1, 0, 0, 0, 1, True), (1, 1, 1, 0, 1, True), (1, 0, 0, 0, 0, False)]
+    assert statistic(rows, "own", "count", clock=False) == pytest.approx([log(2), log(2), 0, log(3)])
+    assert statistic(rows, "other", "count", clock=False) == pytest.approx([log(2), 0, log(2), log(2)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(ROW, min_size=1, max_size=25),
+    st.sampled_from(["own", "other", "all"]),
+    st.booleans(),
+)
+def test_it_is_what_plain_loops_give(
+    rows: list[tuple[int, int, int, int, int, bool]], scope: Scope, clock: bool
+) -> None:
+    def known(i: int, j: int) -> bool:
+        _, d, _, t, f, _ = rows[i]
+        _, other_d, _, other_t, other_f, is_training = rows[j]
+        if not is_training or not (scope == "all" or (d == other_d) == (scope == "own")):
+            return False
+        return other_t < t if clock else not rows[i][5] or f != other_f
+
+    count, mean = statistic(rows, scope, "count", clock=clock), statistic(rows, scope, "mean", clock=clock)
+    for i, row in enumerate(rows):
+        mine = [j for j in range(len(rows)) if known(i, j) and row[0] > 0 and rows[j][0] == row[0]]
+        all_ = [rows[j][2] for j in range(len(rows)) if known(i, j)]
+        m = sum(all_) / len(all_) if all_ else 0.5
+        assert count[i] == pytest.approx(log(1 + len(mine)))
+        assert mean[i] == pytest.approx((sum(rows[j][2] for j in mine) + 2 * m) / (len(mine) + 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=20), st.sampled_from(["own", "other", "all"]), st.booleans(), st.data())
+def test_a_rows_own_label_changes_nothing_of_it(
+    rows: list[tuple[int, int, int, int, int, bool]], scope: Scope, clock: bool, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(rows) - 1))
+    flipped = list(rows)
+    row = rows[place]
+    flipped[place] = (row[0], row[1], 1 - row[2], row[3], row[4], row[5])
+    before, after = (statistic(which, scope, "mean", clock=clock)[place] for which in (rows, flipped))
+    assert before == after

@@ -1,0 +1,161 @@
+"""Judging click models: metrics by hand and by scikit-learn, intervals, comparisons, and simple methods."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from isthmus.data.dataset import Dataset
+from isthmus.errors import InputError
+from isthmus.evaluation.ranking import (
+    RankingResult,
+    calibration_error,
+    corrected_for_sampling,
+    evaluate_ranking,
+    ranking_metrics,
+)
+from isthmus.evaluation.ranking_references import reference_logits
+from isthmus.evaluation.ranking_summary import (
+    SavedRanking,
+    compare_rankings,
+    load_ranking,
+    resampled,
+    save_ranking,
+    summarise_ranking,
+    weighted_auc,
+)
+
+NAMES = ("a", "b")
+
+
+def result_of(seed: int = 0, rows: int = 200) -> RankingResult:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, rows)
+    columns = {
+        "domain": np.sort(rng.integers(0, 2, rows)),
+        "user_row": rng.integers(1, 20, rows),
+        "item_row": rng.integers(1, 9, rows),
+        "label": label,
+        "logit": np.round(rng.normal(size=rows) + label, 1),
+        "user_rows": rng.integers(0, 9, rows),
+        "item_rows": rng.integers(0, 9, rows),
+    }
+    return RankingResult(**{name: torch.from_numpy(column) for name, column in columns.items()})
+
+
+def test_metrics_of_a_domain_are_those_of_scikit_learn() -> None:
+    result = result_of()
+    table = ranking_metrics(result, NAMES)
+    for number, name in enumerate(NAMES):
+        own = result.select(result.domain == number)
+        label, score, probability = own.label.numpy(), own.logit.numpy(), own.logit.sigmoid().numpy()
+        assert table[name]["auc"] == pytest.approx(roc_auc_score(label, score))
+        assert table[name]["log_loss"] == pytest.approx(log_loss(label, probability))
+        assert table[name]["calibration"] == pytest.approx(probability.mean() / label.mean())
+        by_user = [(own.user_row == user).numpy() for user in set(own.user_row.tolist())]
+        both = [rows for rows in by_user if 0 < label[rows].mean() < 1]
+        expected = sum(roc_auc_score(label[r], score[r]) * r.sum() for r in both) / sum(r.sum() for r in both)
+        assert table[name]["grouped_auc"] == pytest.approx(expected)
+    assert table["macro"]["auc"] == pytest.approx((table["a"]["auc"] + table["b"]["auc"]) / 2)
+
+
+def test_a_domain_of_one_label_is_named_and_left_out_of_the_mean() -> None:
+    result = result_of()
+    label = torch.where(result.domain == 1, 1, result.label)
+    with pytest.warns(UserWarning, match="b"):
+        table = ranking_metrics(RankingResult(**(vars(result) | {"label": label})), NAMES)
+    assert np.isnan(table["b"]["auc"])
+    assert table["macro"]["auc"] == table["a"]["auc"]
+
+
+def test_calibration_error_by_hand() -> None:
+    result = result_of(rows=4)
+    logit = torch.tensor([0.25, 0.25, 0.75, 0.75], dtype=torch.float64).logit()
+    label = torch.tensor([0, 1, 1, 1])
+    changed = RankingResult(**(vars(result) | {"logit": logit, "label": label}))
+    assert float(calibration_error(changed, num_bins=2)) == pytest.approx((abs(0.25 - 0.5) + abs(0.75 - 1)) / 2)
+
+
+def test_the_correction_for_sampled_negatives_by_hand() -> None:
+    logit = torch.tensor([0.5], dtype=torch.float64).logit()
+    # One positive for each kept negative, a tenth of negatives kept: one in eleven.
+    assert float(corrected_for_sampling(logit, 0.1).sigmoid()) == pytest.approx(1 / 11)
+    with pytest.raises(ValueError, match="kept_share"):
+        corrected_for_sampling(logit, 0.0)
+
+
+def test_weights_of_users_count_their_rows_as_often() -> None:
+    result = result_of(rows=60)
+    weight = np.random.default_rng(2).integers(0, 4, 20).astype(float)
+    repeated = np.repeat(np.arange(60), weight[result.user_row.numpy()].astype(int))
+    expected = roc_auc_score(result.label.numpy()[repeated], result.logit.numpy()[repeated])
+    score = weighted_auc(result.logit, result.label, result.user_row)
+    assert score(torch.from_numpy(weight)) == pytest.approx(expected)
+
+
+def test_intervals_hold_the_estimate_and_are_the_same_each_time() -> None:
+    saved = SavedRanking(result_of(), NAMES, "test")
+    summary = summarise_ranking(saved, num_resamples=50)
+    for group in summary.slices["all rows"]:
+        interval = group.intervals["auc"]
+        assert interval.low < group.metrics["auc"] < interval.high
+    assert summary.to_markdown() == summarise_ranking(saved, num_resamples=50).to_markdown()
+    assert summary.to_dict()["slices"]["all rows"]["a"]["rows"] == int((saved.result.domain == 0).sum())
+
+
+def test_a_better_scoring_is_told_apart_and_an_equal_one_is_not() -> None:
+    result = result_of(rows=400)
+    good = RankingResult(**(vars(result) | {"logit": result.logit + 3 * result.label}))
+    better = compare_rankings(SavedRanking(good, NAMES, "test"), SavedRanking(result, NAMES, "test"), num_resamples=100)
+    row = next(row for row in better.rows if row.group == "macro" and row.metric == "auc")
+    assert row.test.difference.low > 0
+    assert row.test.p_value < 0.05
+    same = compare_rankings(SavedRanking(result, NAMES, "test"), SavedRanking(result, NAMES, "test"), num_resamples=20)
+    assert all(row.test.p_value == 1 for row in same.rows)
+
+
+def test_other_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not over the same rows"):
+        compare_rankings(SavedRanking(result_of(0), NAMES, "test"), SavedRanking(result_of(1), NAMES, "test"))
+
+
+def test_a_result_reads_back_the_same(tmp_path: Path) -> None:
+    saved = SavedRanking(result_of(), NAMES, "valid")
+    save_ranking(saved, tmp_path / "r.parquet")
+    read = load_ranking(tmp_path / "r.parquet")
+    assert (read.domain_names, read.split) == (NAMES, "valid")
+    assert all(torch.equal(a, b) for a, b in zip(vars(read.result).values(), vars(saved.result).values(), strict=True))
+    with pytest.raises(InputError, match="no result of a click model"):
+        load_ranking(tmp_path / "nothing.parquet")
+
+
+def test_resamples_are_shared_by_all_scorings() -> None:
+    result = result_of()
+    samples = resampled([result.logit, result.logit], result, NAMES, num_resamples=10)
+    assert all(torch.equal(*samples[metric]) for metric in samples)
+
+
+@pytest.mark.parametrize(
+    "reference", ["item mean", "user mean", "user and item biases", "item bias and the user's bias elsewhere"]
+)
+def test_simple_methods_beat_chance_on_a_log_where_they_should(labelled: Dataset, reference: str) -> None:
+    match reference:
+        case "item mean" | "user mean" | "user and item biases" | "item bias and the user's bias elsewhere":
+            logit = reference_logits(reference, labelled, "test")
+        case other:
+            raise AssertionError(other)
+    assert labelled.impressions is not None
+    assert logit.shape[0] == labelled.impressions["test"].num_rows
+    assert bool(logit.isfinite().all())
+    values = ranking_metrics(evaluate_ranking(logit, labelled, "test"), labelled.schema.domain_names)
+    assert values["macro"]["auc"] > (0.45 if "user" in reference and "item" not in reference else 0.5)
+
+
+def test_lightgbm_ranks_and_popularity_counts_the_past(labelled: Dataset) -> None:
+    for reference in ("LightGBM, all domains", "popularity at the time"):
+        logit = reference_logits(
+            "LightGBM, all domains" if reference[0] == "L" else "popularity at the time", labelled, "test"
+        )
+        assert bool(logit.isfinite().all())

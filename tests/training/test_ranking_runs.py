@@ -1,0 +1,174 @@
+"""Training click models in a run folder: every kind, taken up again exactly, scored, evaluated and compared."""
+
+import json
+from pathlib import Path
+
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from isthmus import compare, evaluate, score, train
+from isthmus.api import RankingRun, open_run
+from isthmus.api import train as train_run
+from isthmus.cli import main
+from isthmus.data.dataset import Dataset
+from isthmus.errors import InputError
+from isthmus.evaluation.ranking import score_impressions
+from isthmus.settings import RankingRunSettings, read_any_settings
+from isthmus.training.checkpoint import write_checkpoint
+
+SMALL = {"embedding_dim": 4, "latent_dim": 8, "tower_dims": [8]}
+MMOE = {"kind": "mmoe", "hidden_dims": [8], "num_experts": 2, "norm": "none"}
+KINDS: dict[str, dict[str, object]] = {
+    "ctr": {"kind": "ctr", "backbone": MMOE, **SMALL},
+    "cdanet": {"kind": "cdanet", "extractor": MMOE, "dropout": 0.1, **SMALL},
+    "ddtcdr": {"kind": "ddtcdr", "hidden_dims": [8], **SMALL},
+    "keep": {"kind": "keep", "backbone": MMOE, **SMALL},
+    "fm": {"kind": "fm", "embedding_dim": 4},
+}
+
+
+def settings_of(kind: str, **training: object) -> RankingRunSettings:
+    chosen = {"seed": 0, "epochs": 2, "batch_size": 256, "checkpoint_steps": 7} | training
+    return RankingRunSettings.model_validate({"ranking": KINDS[kind], "training": chosen})
+
+
+def trained(dataset: Dataset, folder: Path, kind: str, **training: object) -> RankingRun:
+    return train_run(dataset.path, folder, settings_of(kind, **training), device="cpu", say=lambda _: None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_opens_with_what_was_trained(labelled: Dataset, tmp_path: Path, kind: str) -> None:
+    run = trained(labelled, tmp_path / "run", kind)
+    opened = open_run(tmp_path / "run", device="cpu")
+    assert isinstance(opened, RankingRun)
+    fields = run.settings.ranking.fields
+    assert torch.equal(
+        score_impressions(opened.model, labelled, "test", fields),
+        score_impressions(run.model, labelled, "test", fields),
+    )
+    assert (tmp_path / "run" / "report.md").is_file()
+
+
+@pytest.mark.parametrize("when", [0, 2])
+def test_training_killed_within_or_between_the_stages_ends_the_same(
+    labelled: Dataset, tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(labelled, tmp_path / "whole", "cdanet")
+    from isthmus.training import ranking
+
+    calls = 0
+
+    def killed(*given: object, **named: object) -> None:
+        nonlocal calls
+        write_checkpoint(*given, **named)  # type: ignore[arg-type]
+        calls += 1
+        if calls == 2 + 5 * when:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranking, "write_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(labelled, tmp_path / "run", "cdanet")
+    monkeypatch.undo()
+    run = trained(labelled, tmp_path / "run", "cdanet")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, run.model.state_dict()[name]), name
+
+
+def test_one_domain_alone_is_trained_and_validated_on_its_rows(labelled: Dataset, tmp_path: Path) -> None:
+    run = trained(labelled, tmp_path / "run", "ctr", domains=["video"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["loss"]["shop"] is None
+    assert lines[0]["loss"]["video"] > 0
+    assert run.validation_value() > 0.4
+
+
+def test_balance_and_order_and_share_change_the_steps(labelled: Dataset, tmp_path: Path) -> None:
+    plain = trained(labelled, tmp_path / "plain", "ctr", epochs=1).model.state_dict()
+    for name, changed in (
+        ("domains", {"balance": "domains"}),
+        ("turn", {"in_turn": True}),
+        ("share", {"train_share": 0.2}),
+    ):
+        other = trained(labelled, tmp_path / name, "ctr", epochs=1, **changed).model.state_dict()
+        assert any(not torch.equal(plain[key], other[key]) for key in plain)
+
+
+def test_a_file_of_rows_is_scored_as_the_test_rows_are(labelled: Dataset, tmp_path: Path) -> None:
+    run = trained(labelled, tmp_path / "run", "ctr")
+    assert labelled.impressions is not None
+    test = labelled.impressions["test"]
+    users, items = ["", *labelled.vocabulary("user")], ["", *labelled.vocabulary("item")]
+    known = [i for i in range(test.num_rows) if test.user_row[i] and test.item_row[i]][:50]
+    names = labelled.schema.domain_names
+    assert test.time is not None
+    rows = ["user_id,item_id,domain,time"] + [
+        f"{users[test.user_row[i]]},{items[test.item_row[i]]},{names[test.domain[i]]},{test.time[i]}"
+        for i in known[::-1]
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert score(tmp_path / "run", tmp_path / "rows.csv", tmp_path / "scored.parquet", device="cpu") == len(known)
+    table = pq.read_table(tmp_path / "scored.parquet")
+    assert table.column_names == ["user", "item", "domain", "probability"]
+    offline = score_impressions(run.model, labelled, "test", None).sigmoid()[known[::-1]]
+    assert torch.allclose(torch.tensor(table["probability"].to_pylist(), dtype=torch.float64), offline, atol=1e-6)
+    assert pacsv.read_csv(tmp_path / "rows.csv")["user_id"].to_pylist() == table["user"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("user_id,item_id,time\nu1,i1,5\n", "no column 'domain'"),
+        ("user_id,item_id,domain,time\nu1,i1,market,5\n", "'market' is not a declared domain"),
+        ("user_id,item_id,domain,time\nu1,i1,shop,1700000000000\n", "divide by 1000"),
+        ("user_id,item_id,domain,time\n", "no rows"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_named(labelled: Dataset, tmp_path: Path, rows: str, message: str) -> None:
+    trained(labelled, tmp_path / "run", "fm", epochs=1)
+    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        score(tmp_path / "run", tmp_path / "rows.csv", tmp_path / "out.parquet")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_evaluate_and_compare_say_what_a_ranker_is_worth(
+    labelled: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(labelled, tmp_path / "a", "ctr", epochs=1)
+    trained(labelled, tmp_path / "b", "fm", epochs=1)
+    summary = evaluate(tmp_path / "a")
+    assert "grouped_auc" in summary.to_markdown()
+    assert "log_loss" in compare(tmp_path / "a", tmp_path / "b").to_markdown()
+    assert main(["evaluate", str(tmp_path / "a"), "--split", "valid"]) == 0
+    assert "Cold users" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["training.domains=[shopp]"],
+            "training.domains: 'shopp' is not a domain of the dataset; did you mean 'shop'?",
+        ),
+        (["ranking.targets=[radio]"], "ranking.targets: 'radio' is not a domain"),
+        (["ranking.fields=[colour]"], "ranking.fields: unknown field 'colour'"),
+        (["ranking.alpha=-1"], "alpha"),
+        (["training.temperature=1"], "training.temperature: unknown setting"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(
+    labelled: Dataset, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        train(labelled.path, tmp_path / "run", overrides=changes, task="ranking")
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_without_labels_and_a_retrieval_run_are_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no labelled rows"):
+        train(tiny_dataset.path, tmp_path / "run", task="ranking")
+    assert isinstance(read_any_settings(None, task="ranking"), RankingRunSettings)
