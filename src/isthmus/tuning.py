@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from isthmus.api import RankingRun, Run, train
+from isthmus.api import train
 from isthmus.errors import InputError, explain
 from isthmus.files import markdown_table, read_yaml, write_text
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings
@@ -91,25 +92,28 @@ def tune(
     Raises:
         InputError: a searched key is no setting, or a folder of `out` holds trials of another search.
     """
-    optuna = _optuna()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if search.sampler == "tpe":
-        sampler, num_trials = optuna.samplers.TPESampler(seed=search.seed), search.trials
-    else:
-        grid = {
-            key: list(range(len(place.values))) for key, place in search.space.items() if isinstance(place, Choices)
-        }
-        sampler = optuna.samplers.GridSampler(grid, seed=search.seed)
-        num_trials = min(search.trials, len(sampler._all_grids))
-    study = optuna.create_study(direction="maximize", sampler=sampler)
     tried: list[tuple[dict[str, Any], float]] = []
-    for number in range(num_trials):
-        trial = study.ask()
-        chosen = {key: _suggest(trial, key, place) for key, place in search.space.items()}
-        value = run_trial(dataset, out / TRIALS / str(number), base, chosen, say)
-        study.tell(trial, value)
+
+    def attempt(chosen: dict[str, Any]) -> float:
+        value = run_trial(dataset, out / TRIALS / str(len(tried)), base, chosen)
         tried.append((chosen, value))
-        say(f"trial {number + 1}/{num_trials}: {value:.4f}  {_in_words(chosen)}")
+        say(f"trial {len(tried)}: {value:.4f}  {_in_words(chosen)}")
+        return value
+
+    match search.sampler:
+        case "grid":
+            values = [place.values for place in search.space.values() if isinstance(place, Choices)]
+            for combination in islice(product(*values), search.trials):
+                attempt(dict(zip(search.space, combination, strict=True)))
+        case "tpe":
+            optuna = _optuna()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=search.seed))
+            for _ in range(search.trials):
+                trial = study.ask()
+                study.tell(trial, attempt({key: _suggest(trial, key, place) for key, place in search.space.items()}))
+        case other:
+            assert_never(other)
     best, best_value = max(tried, key=lambda one: one[1])
     settings = with_values(base, best)
     write_text(out / BEST_SETTINGS, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
@@ -119,9 +123,7 @@ def tune(
     return settings
 
 
-def run_trial(
-    dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, Any], say: Callable[[str], None]
-) -> float:
+def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, Any]) -> float:
     """The validation value of one choice: trained now, or read where the folder has it already."""
     settings = with_values(base, chosen)
     file = folder / VALUE
@@ -131,15 +133,10 @@ def run_trial(
             raise InputError(f"{folder}: holds a trial of another search; give a new folder")
         return float(kept["value"])
     run = train(dataset, folder, settings, say=lambda _: None)
-    value = validation_value(run)
+    value = run.validation_value()
     write_text(file, json.dumps({"value": value, "settings": settings.model_dump(mode="json")}, indent=1) + "\n")
     remove_weights(folder)
     return value
-
-
-def validation_value(run: Run | RankingRun) -> float:
-    """What settings are chosen by: the mean over domains of validation AUC (ranking) or nDCG (retrieval)."""
-    return run.validation_value()
 
 
 def with_values(base: AnyRunSettings, chosen: Mapping[str, Any]) -> AnyRunSettings:

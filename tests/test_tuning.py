@@ -1,0 +1,62 @@
+"""The search of settings: what is tried, kept and chosen."""
+
+from pathlib import Path
+
+import pytest
+
+from isthmus.data.dataset import Dataset
+from isthmus.errors import InputError
+from isthmus.settings import RankingRunSettings
+from isthmus.tuning import Search, read_search, tune, with_values
+
+BASE = RankingRunSettings.model_validate(
+    {"ranking": {"kind": "fm", "embedding_dim": 2}, "training": {"seed": 0, "epochs": 1, "batch_size": 512}}
+)
+GRID = Search.model_validate({"sampler": "grid", "space": {"training.learning_rate": {"values": [1e-6, 1e-2]}}})
+
+
+def test_the_best_of_the_grid_is_chosen_and_trials_are_kept(labelled: Dataset, tmp_path: Path) -> None:
+    said: list[str] = []
+    best = tune(labelled.path, tmp_path, BASE, GRID, say=said.append)
+    assert isinstance(best, RankingRunSettings)
+    assert best.training.learning_rate == 1e-2
+    assert (tmp_path / "best.yaml").is_file()
+    times = [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("trials/*/metrics.jsonl"))]
+    assert len(times) == 2
+    again = tune(labelled.path, tmp_path, BASE, GRID, say=said.append)
+    assert again == best
+    assert [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("trials/*/metrics.jsonl"))] == times
+
+
+def test_a_tpe_search_tries_the_same_settings_each_time(labelled: Dataset, tmp_path: Path) -> None:
+    space = {
+        "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "ranking.embedding_dim": {"low": 1, "high": 4},
+    }
+    search = Search.model_validate({"trials": 2, "space": space})
+    first, second = (tune(labelled.path, tmp_path / name, BASE, search, say=lambda _: None) for name in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: {training.seed: {low: 3, high: 1}}", "low must be below high"),
+        ("space: {training.seed: {low: 0, high: 1, log: true}}", "low must be above 0"),
+        ("sampler: grid\nspace: {training.seed: {low: 0, high: 1}}", "a grid takes 'values'"),
+        ("trials: 3", "space: missing"),
+    ],
+)
+def test_a_wrong_search_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_search(file)
+    assert message in str(caught.value)
+
+
+def test_a_key_that_is_no_setting_is_named() -> None:
+    with pytest.raises(InputError, match="'nets' is no section"):
+        with_values(BASE, {"nets.dropout": 0.1})
+    with pytest.raises(InputError, match="unknown setting"):
+        with_values(BASE, {"ranking.dropuot": 0.1})
