@@ -22,12 +22,13 @@ from isthmus.settings import RankingRunSettings
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.ranking_stages import AnyRankingSettings
 
-SIMPLE, SINGLE, JOINT, CONTROL, CDANET = (
+SIMPLE, SINGLE, JOINT, CONTROL, CDANET, STATISTICS = (
     "simple methods",
     "one domain alone",
     "baselines on both domains",
     "control",
     "CDAnet",
+    "with statistics of training labels",
 )
 FINE_TUNE = "fine-tune, MMoE, no translator"
 MAIN = "CDAnet+MMoE"
@@ -124,7 +125,7 @@ def with_statistics(rows: list[Row], fields: tuple[str, ...]) -> list[Row]:
     for one in rows:
         ranking = one.settings.ranking.model_copy(update={"fields": fields})
         settings = one.settings.model_copy(update={"ranking": ranking})
-        result.append(Row(f"{one.method}, statistics", one.group, settings, one.is_single))
+        result.append(Row(f"{one.method}, statistics", STATISTICS, settings, one.is_single))
     return result
 
 
