@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isthmus.losses import sampled_softmax_loss
+from isthmus.losses import augmentation_loss, click_loss, sampled_softmax_loss, translation_loss
 
 
 def random_case(seed: int, batch: int = 5, items: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -158,3 +158,52 @@ def test_the_order_of_the_columns_changes_nothing(seed: int, order: list[int]) -
 def test_temperature_must_be_above_zero(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"above 0, got {temperature}"):
         sampled_softmax_loss(*random_case(0), temperature=temperature)
+
+
+def test_a_clicks_loss_is_worked_by_hand() -> None:
+    # logit 0 is a fair coin; logit log 3 is probability 3/4: a click costs log(4/3), none log 4
+    loss = click_loss(torch.tensor([0.0, log(3), log(3)]), torch.tensor([1.0, 1.0, 0.0]))
+    assert loss.tolist() == pytest.approx([log(2), log(4 / 3), log(4)])
+
+
+def test_a_clicks_loss_of_a_far_logit_is_the_logit_and_its_gradient_is_bounded() -> None:
+    logit = torch.tensor([-1000.0, 1000.0, 1000.0], requires_grad=True)
+    loss = click_loss(logit, torch.tensor([1.0, 0.0, 1.0]))
+    assert loss.tolist() == [1000.0, 1000.0, 0.0]
+    (gradient,) = torch.autograd.grad(loss.sum(), logit)
+    assert gradient.tolist() == [-1.0, 1.0, 0.0]
+
+
+CROSS = torch.tensor([[0.0, log(3)], [log(3), log(3)]])
+CYCLE = torch.tensor([[2.0, 4.0], [0.0, 1.0]])
+
+
+def test_what_a_row_has_with_the_other_domains_counts_by_its_mean() -> None:
+    # row 0, a click: own log 2; across (log 2 + log 4/3) / 2; cycles (2 + 4) / 2 = 3
+    # row 1, none: own log 4/3 (logit -log 3); across log 4 twice; cycles .5
+    logit, label = torch.tensor([0.0, -log(3)]), torch.tensor([1.0, 0.0])
+    loss = translation_loss(logit, CROSS, CYCLE, label, alpha=0.5, beta=0.1)
+    expected = [log(2) + (log(2) + log(4 / 3)) / 4 + 0.3, log(4 / 3) + 0.5 * log(4) + 0.05]
+    assert loss.tolist() == pytest.approx(expected)
+    augmented = augmentation_loss(logit, CYCLE, label, beta=0.1)
+    assert augmented.tolist() == pytest.approx([log(2) + 0.3, log(4 / 3) + 0.05])
+
+
+def test_without_other_domains_or_weights_both_objectives_are_the_clicks() -> None:
+    logit, label, none = torch.tensor([0.5, -2.0]), torch.tensor([1.0, 0.0]), torch.empty(2, 0)
+    plain = click_loss(logit, label)
+    assert torch.equal(translation_loss(logit, none, none, label, alpha=0.5, beta=0.1), plain)
+    assert torch.equal(translation_loss(logit, CROSS, CYCLE, label, alpha=0.0, beta=0.0), plain)
+    assert torch.equal(augmentation_loss(logit, none, label, beta=0.1), plain)
+    assert torch.equal(augmentation_loss(logit, CYCLE, label, beta=0.0), plain)
+
+
+@given(order=st.permutations(range(4)), seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_the_other_domains_changes_nothing(order: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logit, label = torch.randn(3, generator=generator), torch.tensor([1.0, 0.0, 1.0])
+    cross, cycle = torch.randn(2, 3, 4, generator=generator)
+    before = translation_loss(logit, cross, cycle, label, alpha=0.3, beta=0.2)
+    after = translation_loss(logit, cross[:, order], cycle[:, order], label, alpha=0.3, beta=0.2)
+    torch.testing.assert_close(before, after)

@@ -25,6 +25,8 @@ def test_the_kind_chooses_the_settings() -> None:
         {"kind": "dnn", "hidden_dims": [8], "dropout": 1.0},
         {"kind": "dnn", "hidden_dims": [8], "num_experts": 2},
         {"kind": "independent", "hidden_dims": [8], "norm": "shared"},
+        {"kind": "dcn", "hidden_dims": [8], "rank": 0},
+        {"kind": "dcn", "hidden_dims": [8], "num_cross_layers": 0},
         {"kind": "adi", "hidden_dims": [8], "fusion": "network_mul", "num_shared": 2},
     ],
 )

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isthmus.batch import Bag, Features
+from isthmus.batch import Bag, Features, FeatureSizes, RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
-from isthmus.layers.embedding import FieldEmbedding, new_table
+from isthmus.layers.embedding import FieldEmbedding, RankingEmbedding, new_table
 
 
 def counting_table(num_rows: int, dim: int = 2) -> nn.Embedding:
@@ -176,3 +176,76 @@ def test_a_batch_may_lack_rows_of_a_domain_or_of_all(counts: tuple[int, int]) ->
     x = Features(torch.ones(rows, 1, dtype=torch.int64), (bag(*[[1]] * rows),), torch.ones(rows, 1).double())
     y: Tensor = embedding(x, DomainSlices.from_counts(counts))
     assert y.shape == (rows, 3, 2)
+
+
+def test_a_text_is_mapped_linearly_stands_last_and_is_zero_without_known_words() -> None:
+    embedding = FieldEmbedding(
+        {"colour": counting_table(5)},
+        categorical=["colour"],
+        bags=[],
+        num_numbers=1,
+        present=everywhere(4),
+        dim=2,
+        text_dims=(3, 1),
+    ).double()
+    assert embedding.number_vector is not None
+    with torch.no_grad():
+        embedding.number_vector.copy_(torch.tensor([[1.0, 0.0]]))
+        embedding.text_maps[0].get_parameter("weight").copy_(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 5.0]]))
+        embedding.text_maps[1].get_parameter("weight").copy_(torch.tensor([[7.0], [8.0]]))
+    texts = (torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]).double(), torch.tensor([[1.0], [-1.0]]).double())
+    x = Features(torch.tensor([[3], [4]]), (), torch.tensor([[2.0], [0.0]]).double(), texts)
+    y: Tensor = embedding(x, DomainSlices((0, 1, 2)))
+    # (1, 2, 3) maps to (1 + 4, 15)
+    assert y.tolist() == [[[3, 30], [2, 0], [5, 15], [7, 8]], [[4, 40], [0, 0], [0, 0], [-7, -8]]]
+
+
+def test_an_absent_text_is_zero_for_its_domain_and_learns_nothing_there() -> None:
+    embedding = FieldEmbedding(
+        {}, categorical=[], bags=[], num_numbers=0, present=[[True], [False]], dim=2, text_dims=(3,)
+    )
+    x = Features(torch.empty(2, 0, dtype=torch.int64), (), torch.empty(2, 0), (torch.ones(2, 3),))
+    y: Tensor = embedding(x, DomainSlices((0, 1, 2)))
+    assert y[1].tolist() == [[0, 0]]
+    torch.autograd.backward(embedding(x, DomainSlices((0, 0, 2))).sum())
+    gradient = embedding.text_maps[0].get_parameter("weight").grad
+    assert gradient is None or gradient.abs().max() == 0
+    torch.autograd.backward(y.sum())
+    gradient = embedding.text_maps[0].get_parameter("weight").grad
+    assert gradient is not None
+    assert gradient.tolist() == [[1, 1, 1]] * 2
+
+
+def one_field(*tables: str, numbers: int = 0, present: tuple[tuple[bool, ...], ...] | None = None) -> FeatureSizes:
+    """Sizes of single-valued fields of the named tables, and of numbers."""
+    names = (*tables, *(f"number {place}" for place in range(numbers)))
+    return FeatureSizes(names, tables, (), numbers, present or ((True,) * len(names),) * 2)
+
+
+def test_a_click_models_fields_are_the_users_the_items_and_the_rows() -> None:
+    tables = {"item": counting_table(9), "user": counting_table(5)}
+    sizes = RankingSizes(
+        one_field("user", "item"), one_field("item"), one_field(numbers=1, present=((True,), (False,)))
+    )
+    embedding = RankingEmbedding(tables, sizes, 2).double()
+    assert embedding.row is not None
+    assert embedding.row.number_vector is not None
+    with torch.no_grad():
+        embedding.row.number_vector.copy_(torch.tensor([[1.0, -1.0]]))
+    x = RankingFeatures(features([[1, 7], [2, 8]]), features([[7], [3]]), features([[], []], (), [[0.5], [0.5]]))
+    y: Tensor = embedding(x, DomainSlices((0, 1, 2)))
+    # The user's last item and the item shown are looked up in one table; domain 1 has no number.
+    assert y.tolist() == [
+        [[1, 10], [7, 70], [7, 70], [0.5, -0.5]],
+        [[2, 20], [8, 80], [3, 30], [0, 0]],
+    ]
+    assert (embedding.num_fields, embedding.dim) == (4, 2)
+    assert sum(parameter.numel() for parameter in embedding.parameters()) == 9 * 2 + 5 * 2 + 2
+
+
+def test_a_side_of_no_fields_adds_none() -> None:
+    sizes = RankingSizes(one_field("user"), one_field("item"), one_field())
+    embedding = RankingEmbedding({"item": counting_table(9), "user": counting_table(5)}, sizes, 2)
+    nothing = Features(torch.empty(1, 0, dtype=torch.int64), (), torch.empty(1, 0))
+    y: Tensor = embedding(RankingFeatures(features([[4]]), features([[6]]), nothing), DomainSlices((0, 0, 1)))
+    assert y.tolist() == [[[4, 40], [6, 60]]]

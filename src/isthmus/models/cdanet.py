@@ -7,7 +7,7 @@ and what the paper has once is the mean over the others.
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -114,6 +114,11 @@ class Extractor(nn.Module):
         latent = by_domain(run, domain_slices, x, width=(self.out_dim,))
         return latent.relu()
 
+    def copy_for(self, domain: int) -> "Extractor":
+        """A copy of what one domain's rows pass, without the extractors that they do not."""
+        passed = self.own_extractors[self.own_domains.index(domain)] if domain in self.own_domains else self.shared
+        return Extractor(cast(BackboneModule, deepcopy(passed)), {}, self.out_dim)
+
 
 class TranslationNetwork(nn.Module):
     """Stage 1: embedding, extractor, a translator for every ordered pair of domains, a prediction tower a domain.
@@ -201,6 +206,9 @@ class TranslationNetwork(nn.Module):
 class AugmentationNetwork(nn.Module):
     """Stage 2 for one target: the first stage's embedding, extractor and translators as they are, and a new tower.
 
+    What other domains own within a shared extractor, such as their gates, is copied with it; no row of the target
+    reaches it, so that it has no gradient and never moves.
+
     Args:
         translation: copied, so that stage 1 and other targets stay as they are.
         target: number of the domain whose rows it is for.
@@ -212,7 +220,7 @@ class AugmentationNetwork(nn.Module):
         self.target, self.num_domains = target, translation.num_domains
         self.embedding = deepcopy(translation.embedding)
         self.dropout = nn.Dropout(settings.dropout)
-        self.extractor = deepcopy(translation.extractor)
+        self.extractor = translation.extractor.copy_for(target)
         self.translators = nn.ModuleList(deepcopy(translation.translators_of(target)))
         self.first_order = deepcopy(translation.first_order)
         dim, num_others = settings.latent_dim, len(self.translators)
@@ -224,7 +232,8 @@ class AugmentationNetwork(nn.Module):
         self.tower = PredictionTowers(1, dim * (1 + num_others), settings.tower_dims, NoNorm, settings.dropout)
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
-        return self.augment(features, domain_slices).logit
+        _, _, logit = self._read(features, domain_slices)
+        return logit
 
     def gate_weights(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch other"]:
         """How much of each translated vector a row's augmentation sees; 1 without a gate."""
@@ -234,21 +243,28 @@ class AugmentationNetwork(nn.Module):
         return weights
 
     def augment(self, features: RankingFeatures, domain_slices: DomainSlices) -> Augmentation:
-        """The target's rows with their translations beside them (eq. 8, 9)."""
+        """The target's rows with their translations beside them, and what eq. 5 says of these (eq. 8, 9)."""
+        z, translated, logit = self._read(features, domain_slices)
+        errors = [own.cycle_error(z, one) for own, one in zip(self._own_translators(), translated, strict=True)]
+        return Augmentation(logit, torch.stack(errors, dim=1) if errors else z[:, :0])
+
+    def _read(self, features: RankingFeatures, domain_slices: DomainSlices) -> tuple[Tensor, list[Tensor], Tensor]:
+        """z, W z by every translator, and the logit: all that scoring needs, which asks for no way back."""
         rows = domain_slices[self.target]
         assert rows.stop - rows.start == domain_slices.num_rows, "rows of another domain than the target"
         x = self.dropout(self.embedding(features, domain_slices).flatten(start_dim=1))
         z: Tensor = self.extractor(x, domain_slices)
-        own = [translator for translator in self.translators if isinstance(translator, Translator)]
-        translated = [translator(z) for translator in own]
+        translated = [translator(z) for translator in self._own_translators()]
         gates = self.gate_weights(z)
         seen = translated if self.gate is None else [one * gates[:, k : k + 1] for k, one in enumerate(translated)]
-        errors = [translator.cycle_error(z, one) for translator, one in zip(own, translated, strict=True)]
         augmented = torch.cat([z, *seen], dim=1)
         logit: Tensor = self.tower(augmented, DomainSlices((0, z.shape[0])))
         if self.first_order is not None:
             logit = logit + self.first_order(features, domain_slices)
-        return Augmentation(logit, torch.stack(errors, dim=1) if errors else z[:, :0])
+        return z, translated, logit
+
+    def _own_translators(self) -> list[Translator]:
+        return [translator for translator in self.translators if isinstance(translator, Translator)]
 
 
 class CDAnet(nn.Module):
