@@ -13,6 +13,7 @@ from isthmus.backbones.settings import (
     AnyBackboneSettings,
     BackboneModule,
     CrossStitchSettings,
+    DCNSettings,
     DNNSettings,
     IndependentSettings,
     MMoESettings,
@@ -30,6 +31,8 @@ DIMS = (5, 7)
 
 CASES: dict[str, Callable[[NormKind], AnyBackboneSettings]] = {
     "dnn": lambda norm: DNNSettings(hidden_dims=DIMS, norm=norm),
+    "dcn": lambda norm: DCNSettings(hidden_dims=DIMS, norm=norm),
+    "dcn_low_rank": lambda norm: DCNSettings(hidden_dims=DIMS, num_cross_layers=2, rank=2, norm=norm),
     "independent": lambda norm: IndependentSettings(hidden_dims=DIMS, norm="none" if norm == "none" else "domain"),
     "shared_bottom": lambda norm: SharedBottomSettings(hidden_dims=DIMS, forward_dims=(8,), norm=norm),
     "cross_stitch": lambda norm: CrossStitchSettings(hidden_dims=DIMS, norm=norm),
@@ -50,8 +53,8 @@ VARIANTS: list[tuple[str, NormKind]] = [(name, norm) for name in CASES for norm 
 
 def test_the_suite_runs_every_kind_of_backbone() -> None:
     kinds = {CASES[name]("none").kind for name in CASES}
-    assert kinds == {"dnn", "independent", "shared_bottom", "cross_stitch", "mmoe", "ple", "star", "adi"}
-    assert len(VARIANTS) == 14 * 3 + 1
+    assert kinds == {"dnn", "dcn", "independent", "shared_bottom", "cross_stitch", "mmoe", "ple", "star", "adi"}
+    assert len(VARIANTS) == 16 * 3 + 1
 
 
 def build(name: str, norm: NormKind, *, num_domains: int = NUM_DOMAINS, zero_start: bool = False) -> BackboneModule:
@@ -136,7 +139,7 @@ def test_a_step_on_one_domain_leaves_what_another_owns_bit_identical(name: str, 
     step(DomainSlices((0, 9, 9, 9)))
     moved = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
     owned = [key for key in before if belongs_to_domain(name, key, 2)]
-    assert owned or (name == "dnn" and norm in ("shared", "none"))
+    assert owned or (name in ("dnn", "dcn", "dcn_low_rank") and norm in ("shared", "none"))
     assert not moved & set(owned)
     same_of_domain_0 = {key for key in before if belongs_to_domain(name, key, 0)} - moved
     assert not {key for key in same_of_domain_0 if not key.endswith("bias")}
