@@ -119,7 +119,7 @@ PLANTS = (
 
 def test_a_sound_dataset_passes_every_check(sound: Path) -> None:
     findings = audit(sound)
-    assert len(findings) == 11
+    assert len(findings) == 12
     assert [finding for finding in findings if not finding.ok] == []
 
 
@@ -140,8 +140,37 @@ def test_all_plants_were_tried() -> None:
 
 def test_every_check_has_a_plant(sound: Path) -> None:
     checks = {finding.check for finding in audit(sound)}
-    assert {check for check in checks if any(check.startswith(plant.check) for plant in PLANTS)} == checks
+    planted = (*(plant.check for plant in PLANTS), "labelled rows")  # those below, in a dataset that has such rows
+    assert {check for check in checks if check.startswith(planted)} == checks
 
 
 def test_a_prepared_simulation_is_sound(tiny_dataset: Dataset) -> None:
     assert [finding for finding in audit(tiny_dataset.path) if not finding.ok] == []
+
+
+def test_a_dataset_of_labelled_rows_is_sound(labelled: Dataset) -> None:
+    findings = audit(labelled.path)
+    assert [finding.detail for finding in findings if not finding.ok] == []
+    assert any(finding.check.startswith("labelled rows") and "train" in finding.detail for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("label", lambda column: column + 1, "neither 0 nor 1"),
+        ("label", lambda column: column * 0, "one label only"),
+        ("user", lambda column: column + 1000, "user row is out of range"),
+        ("domain", lambda column: column[::-1].copy(), "not sorted by domain"),
+        ("time", lambda column: column + 10**9, "begins before the one before it is over"),
+    ],
+)
+def test_what_is_wrong_with_labelled_rows_is_found(
+    labelled: Dataset, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    path = tmp_path / "dataset"
+    shutil.copytree(labelled.path, path)
+    file = path / "impressions" / "train" / f"{name}.npy"
+    np.save(file, change(np.load(file)))
+    finding = next(finding for finding in audit(path) if finding.check.startswith("labelled rows"))
+    assert not finding.ok
+    assert words in finding.detail

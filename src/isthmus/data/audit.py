@@ -43,10 +43,12 @@ def audit(path: Path) -> list[Finding]:
         _numbers_are_standardised_on_training,
         _item_counts_are_of_training,
         _candidates_are_fair,
+        _impressions_are_sound,
     )
-    if not _rows_are_in_range(dataset).ok:
+    first = [_rows_are_in_range(dataset), _impressions_are_sound(dataset)]
+    if not all(finding.ok for finding in first):
         # The other checks would index with rows that do not exist.
-        return [*findings, _rows_are_in_range(dataset)]
+        return findings + [finding for finding in first if not finding.ok]
     return findings + [check(dataset) for check in checks]
 
 
@@ -202,15 +204,57 @@ def _time_runs_forward(dataset: Dataset) -> Finding:
     return Finding(check, not wrong, "; ".join(wrong) or f"by {by!r}, over all domains")
 
 
+def _training_rows(dataset: Dataset) -> Events:
+    """The rows of the log that are training: the labelled ones where it has negatives, else the positives."""
+    ranking = dataset.schema.ranking
+    if dataset.impressions is None or ranking is None or ranking.negatives != "explicit":
+        return dataset.events["train"]
+    return dataset.impressions["train"]
+
+
+def _impressions_are_sound(dataset: Dataset) -> Finding:
+    check = "labelled rows are in order, of both labels, each split over before the next"
+    if dataset.impressions is None:
+        return Finding(check, True, "no labelled rows")
+    wrong = []
+    for split, rows in dataset.impressions.items():
+        label = np.asarray(rows.label)
+        if not np.isin(label, (0, 1)).all():
+            wrong.append(f"{split}: a label is neither 0 nor 1")
+        elif split == "train" and len(np.unique(label)) < 2:
+            wrong.append(f"{split}: rows of one label only")
+        for name, column, size in (
+            ("user", rows.user_row, dataset.num_users),
+            ("item", rows.item_row, dataset.num_items),
+            ("domain", rows.domain, dataset.num_domains),
+        ):
+            if len(column) and not 0 <= int(column.min()) <= int(column.max()) < size:
+                wrong.append(f"{split}: a {name} row is out of range")
+        if (np.diff(np.asarray(rows.domain)) < 0).any():
+            wrong.append(f"{split}: not sorted by domain")
+    if dataset.schema.split.by == "time":
+        times = [np.asarray(dataset.impressions[split].time) for split in SPLITS]
+        for earlier, later in pairwise(times):
+            if len(earlier) and len(later) and earlier.max() >= later.min():
+                wrong.append("a split begins before the one before it is over")
+    counts = ", ".join(f"{split} {rows.num_rows:,}" for split, rows in dataset.impressions.items())
+    return Finding(check, not wrong, "; ".join(wrong) or counts)
+
+
 def _vocabularies_are_of_training(dataset: Dataset) -> Finding:
-    train = dataset.events["train"]
+    train = _training_rows(dataset)
     used = {name: np.zeros(size, bool) for name, size in dataset.vocabulary_sizes.items()}
     used["user"][train.user_row] = True
     used["item"][train.item_row] = True
     for field in dataset.schema.fields:
-        if field.kind in ("id", "history", "number") or field.vocabulary_name in ("user", "item"):
+        is_value = field.kind in ("categorical", "multi_valued", "sequence")
+        if not is_value or field.vocabulary_name in ("user", "item"):
             continue
-        column = train.context[field.name] if field.side == "context" else dataset.features[field.name]
+        if field.side == "row":
+            assert dataset.impressions is not None
+            column = dataset.impressions["train"].context[field.name]
+        else:
+            column = train.context[field.name] if field.side == "context" else dataset.features[field.name]
         used[field.vocabulary_name][column.values if isinstance(column, Lists) else column] = True
     wrong = []
     for name, is_used in used.items():
@@ -227,20 +271,26 @@ def _vocabularies_are_of_training(dataset: Dataset) -> Finding:
 def _numbers_are_standardised_on_training(dataset: Dataset) -> Finding:
     wrong, looked_at = [], []
     names = dataset.schema.domain_names
-    train = dataset.events["train"]
+    train = _training_rows(dataset)
     for field in dataset.schema.fields:
-        if field.kind != "number":
+        # A number of side `row` stands once for each drawn negative too; its scale is of the log's rows.
+        is_drawn = field.side == "row" and dataset.impressions is not None and train is not dataset.impressions["train"]
+        if not (field.kind == "statistic" or (field.kind == "number" and not is_drawn)):
             continue
         looked_at.append(field.name)
         has_field = np.array([field.domains is None or name in field.domains for name in names])
-        if field.side == "context":
-            column = train.context[field.name]
-            is_training: Column = has_field[train.domain]
+        if field.side in ("context", "row"):
+            rows = train
+            if field.kind == "statistic":
+                assert dataset.impressions is not None
+                rows = dataset.impressions["train"]
+            column = rows.context[field.name]
+            is_training: Column = has_field[rows.domain]
         else:
             column = dataset.features[field.name]
-            rows = train.user_row if field.side == "user" else train.item_row
+            side_row = train.user_row if field.side == "user" else train.item_row
             occurs = np.zeros((len(names), dataset.num_users if field.side == "user" else dataset.num_items), bool)
-            occurs[train.domain, rows] = True
+            occurs[train.domain, side_row] = True
             occurs &= has_field[:, None]
             is_training = occurs.reshape(-1) if dataset.is_by_domain(field) else np.asarray(occurs.any(axis=0))
         assert not isinstance(column, Lists)
