@@ -47,7 +47,8 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
 
     Args:
         name: `xmrec`, the WSDM Cup 2022 cross-market data; `epinions`, ratings in 27 categories; `grocery_kitchen`,
-            `movie_book` and `kg_books_movies`, pairs of Amazon categories.
+            `movie_book` and `kg_books_movies`, pairs of Amazon categories; `amazon_reviews`, review files of any
+            categories; `taobao`, advertisements and recommendations; `ali_ccp` and `kuairand`, impressions by scenario.
         seed: of what the data set leaves to chance, such as candidate lists that it does not give.
     """
     match name:
@@ -69,8 +70,27 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
                     return amazon_pairs.ingest_movie_book(source, out)
                 case "kg_books_movies":
                     return amazon_pairs.ingest_kg_books_movies(source, out)
+        case "amazon_reviews":
+            from isthmus.data.public.amazon_reviews import ingest_amazon_reviews
+
+            return ingest_amazon_reviews(source, out)
+        case "taobao":
+            from isthmus.data.public.taobao import ingest_taobao
+
+            return ingest_taobao(source, out)
+        case "ali_ccp":
+            from isthmus.data.public.impression_logs import ingest_ali_ccp
+
+            return ingest_ali_ccp(source, out)
+        case "kuairand":
+            from isthmus.data.public.impression_logs import ingest_kuairand
+
+            return ingest_kuairand(source, out)
         case _:
-            known = "xmrec, epinions, grocery_kitchen, movie_book, kg_books_movies"
+            known = (
+                "xmrec, epinions, grocery_kitchen, movie_book, kg_books_movies, amazon_reviews, taobao, ali_ccp, "
+                "kuairand"
+            )
             raise InputError(f"{name}: unknown data set; known are {known}")
 
 
@@ -226,7 +246,8 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
 
     Args:
         name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on Epinions,
-            and `cdanet-table-7`, its ablations.
+            `cdanet-table-7`, its ablations, `cdanet-figure-3`, shares of the training rows, and `cdanet-figure-4`,
+            alpha and beta.
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
     """
@@ -240,8 +261,12 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
 
             ablations = name == "cdanet-table-7"
             return cdanet_table_2.reproduce(data, out, num_seeds=num_seeds, quick=quick, ablations=ablations)
+        case "cdanet-figure-3" | "cdanet-figure-4":
+            from isthmus.experiments import cdanet_figures
+
+            return cdanet_figures.reproduce(name, data, out, num_seeds=num_seeds, quick=quick)
         case _:
-            known = "adi-table-3, cdanet-table-2, cdanet-table-7"
+            known = "adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3, cdanet-figure-4"
             raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
 
 

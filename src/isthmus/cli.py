@@ -150,7 +150,9 @@ def parser() -> argparse.ArgumentParser:
     _device(verb["recommend"])
     _json(verb["recommend"])
 
-    verb["reproduce"].add_argument("name", help="adi-table-3, cdanet-table-2 or cdanet-table-7")
+    verb["reproduce"].add_argument(
+        "name", help="adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3 or cdanet-figure-4"
+    )
     verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
     verb["reproduce"].add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")

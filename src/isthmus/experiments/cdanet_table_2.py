@@ -4,7 +4,7 @@ Settings are searched once, on one seed and the validation rows of one problem, 
 row. Test rows are read by finished models only. Each finished (row, problem, seed) is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,22 @@ def new_table(
     references: Sequence[ReferenceRow],
     problems: Sequence[Problem],
     results: Results,
+    *,
+    controls: Mapping[str, str] = {},
 ) -> Table:
-    """A line a method; a column a target, its values means over splits and seeds."""
+    """A line a method; a column a target, its values means over splits and seeds.
+
+    Args:
+        controls: by method, the method that its paired test is against; for all others, the control without a
+            translator.
+    """
     lines = []
     named = [(one.method, one.group) for one in references] + [(one.method, one.group) for one in rows]
     for method, group in named:
-        against = "" if method == FINE_TUNE else in_words(method, problems, results)
+        control = controls.get(method, FINE_TUNE)
+        against = "" if method == control else in_words(method, control, problems, results)
         lines.append(TableRow(method, group, by_target(method, problems, results), 0, {}, against))
+    alike = ", trained alike" if controls else ""
     num_splits = len({problem.name.rsplit("-", 1)[1] for problem in problems})
     return Table(
         title=title,
@@ -132,8 +141,8 @@ def new_table(
         notes=(
             f"{num_splits} splits; mean ± standard deviation over splits and seeds, so the spread is mostly of splits.",
             "grouped_auc: of each user's test rows, weighted by their number; users with one label only are left out.",
-            f"Paired test: macro AUC less that of '{FINE_TUNE}', mean over splits and seeds; 95 % interval and "
-            f"two-sided p from {NUM_RESAMPLES} resamplings of the users.",
+            f"Paired test: macro AUC less that of '{FINE_TUNE}'{alike}, mean over splits and seeds; 95 % "
+            f"interval and two-sided p from {NUM_RESAMPLES} resamplings of the users.",
             "Every network had the same number of trials, on validation rows of the first split of the first target.",
         ),
     )
@@ -155,13 +164,13 @@ def metrics_of(result: RankingResult) -> dict[str, float]:
     return ranking_metrics(alone, ("target",))["target"]
 
 
-def in_words(method: str, problems: Sequence[Problem], results: Results) -> str:
-    """The difference of macro AUC to the control, its interval, and whether it is told apart from 0."""
+def in_words(method: str, control: str, problems: Sequence[Problem], results: Results) -> str:
+    """The difference of macro AUC to the control's, its interval, and whether it is told apart from 0."""
     samples: list[torch.Tensor] = []
     differences: list[float] = []
     for problem in problems:
         for target in problem.targets:
-            ours, theirs = results[method, problem.name, target], results[FINE_TUNE, problem.name, target]
+            ours, theirs = results[method, problem.name, target], results[control, problem.name, target]
             drawn = resampled(
                 [one.logit for one in [*ours, *theirs]],
                 RankingResult(**(vars(ours[0]) | {"domain": torch.zeros_like(ours[0].domain)})),

@@ -1,0 +1,191 @@
+"""Amazon's review files, a category being a domain: ratings are labels, so negatives are real, and there is a clock.
+
+Read are, for each category, reviews `reviews_NAME.json` (2014, `reviewerID`, `asin`, `overall`, `unixReviewTime`),
+`NAME.json` (2018) or `NAME.jsonl` (2023, `user_id`, `asin`, `rating`, `timestamp` in milliseconds), and, where it is
+there, `meta_NAME` with titles, brands and categories; each as it is or packed by gzip, an object a line.
+"""
+
+import ast
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isthmus.data.public.native_files import write_declaration
+from isthmus.data.write import new_folder
+from isthmus.errors import InputError
+
+POSITIVE_RATING = 4
+BLOCK = 100_000
+MILLISECONDS_FROM = 1e11
+ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+
+EVENTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("domain", pa.string()),
+        ("time", pa.int64()),
+        ("rating", pa.float64()),
+    ]
+)
+ITEMS = pa.schema([("item_id", pa.string()), ("title", pa.string()), ("brand", pa.string()), ("category", pa.string())])
+
+
+def ingest_amazon_reviews(source: Path, out: Path) -> Path:
+    """Write a log of all categories that the folder holds; gives the path of its declaration.
+
+    Raises:
+        InputError: there is no review file, a line is no object, or a review lacks its user, item, rating or time.
+    """
+    reviews, metas = _files(source)
+    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+        with pq.ParquetWriter(temporary / "events.parquet", EVENTS) as writer:
+            for name, file in reviews.items():
+                for block in _blocks(_reviews(file, name)):
+                    writer.write_table(pa.Table.from_pylist(block, EVENTS))
+        if metas:
+            seen: set[str] = set()
+            with pq.ParquetWriter(temporary / "items.parquet", ITEMS) as writer:
+                for file in metas:
+                    for block in _blocks(_items(file, seen)):
+                        writer.write_table(pa.Table.from_pylist(block, ITEMS))
+        write_declaration(_declaration(list(reviews), has_items=bool(metas)), temporary)
+    return out / "log.yaml"
+
+
+def _files(source: Path) -> tuple[dict[str, Path], list[Path]]:
+    """Review files by category, and metadata files."""
+    reviews: dict[str, Path] = {}
+    metas: list[Path] = []
+    found = sorted(file for file in source.glob("*") if file.name.endswith(ENDINGS)) if source.is_dir() else []
+    for file in found:
+        stem = file.name.removesuffix(".gz").removesuffix(".json").removesuffix(".jsonl")
+        if stem.startswith("meta_"):
+            metas.append(file)
+            continue
+        name = stem.removeprefix("reviews_").removesuffix("_5")
+        if name in reviews:
+            raise InputError(f"{file}: {reviews[name].name} has category {name!r} too; leave one of them in the folder")
+        reviews[name] = file
+    if not reviews:
+        raise InputError(f"{source}: no review file (reviews_CATEGORY.json, CATEGORY.jsonl, also with .gz)")
+    return dict(sorted(reviews.items())), metas
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file with their line numbers. Metadata of 2014 are Python's literals, not JSON."""
+    opened: IO[str]
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as opened:
+        try:
+            for number, line in enumerate(opened, start=1):
+                if line.strip():
+                    yield number, _object(line, file, number)
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: not readable: {error}; fetch the file again") from error
+
+
+def _object(line: str, file: Path, number: int) -> dict[str, Any]:
+    value: object
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        try:
+            value = ast.literal_eval(line)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{file}, line {number}: is no JSON object; the file may have been cut off")
+    return value
+
+
+def _reviews(file: Path, name: str) -> Iterator[dict[str, Any]]:
+    for number, review in _lines(file):
+        user = _first(review, ("user_id", "reviewerID"), file, number)
+        item = _first(review, ("parent_asin", "asin"), file, number)
+        rating = _number(_first(review, ("rating", "overall"), file, number), "rating", file, number)
+        time = _number(_first(review, ("timestamp", "unixReviewTime"), file, number), "time", file, number)
+        # The files of 2023 count milliseconds.
+        seconds = int(time // 1000 if time > MILLISECONDS_FROM else time)
+        yield {"user_id": str(user), "item_id": str(item), "domain": name, "time": seconds, "rating": rating}
+
+
+def _first(review: dict[str, Any], keys: Sequence[str], file: Path, number: int) -> object:
+    for key in keys:
+        if review.get(key) not in (None, ""):
+            return review[key]
+    raise InputError(f"{file}, line {number}: has neither {' nor '.join(map(repr, keys))}; is it a review file?")
+
+
+def _number(value: object, what: str, file: Path, number: int) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise InputError(f"{file}, line {number}: {what} {value!r} is not a number") from None
+
+
+def _items(file: Path, seen: set[str]) -> Iterator[dict[str, Any]]:
+    """Each item once: the first that is met."""
+    for number, meta in _lines(file):
+        item = str(_first(meta, ("parent_asin", "asin"), file, number))
+        if item in seen:
+            continue
+        seen.add(item)
+        brand, categories = meta.get("brand") or meta.get("store"), meta.get("categories") or meta.get("category")
+        while isinstance(categories, list):  # a list, or a list of paths; the end of the first is the narrowest
+            categories = (categories[0] if isinstance(categories[0], list) else categories[-1]) if categories else None
+        title = meta.get("title")
+        yield {
+            "item_id": item,
+            "title": str(title) if title else None,
+            "brand": str(brand) if brand else None,
+            "category": str(categories) if categories else None,
+        }
+
+
+def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    block: list[dict[str, Any]] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _declaration(domains: Sequence[str], *, has_items: bool) -> dict[str, Any]:
+    fields: list[dict[str, Any]] = [
+        {"name": "user_id", "side": "user", "kind": "id"},
+        {"name": "history", "side": "user", "kind": "history", "scope": "own", "table": "item_id"},
+        {"name": "other_history", "side": "user", "kind": "history", "scope": "other", "table": "item_id"},
+        {"name": "item_id", "side": "item", "kind": "id"},
+    ]
+    content: dict[str, Any] = {
+        "name": "amazon_reviews",
+        "events": {
+            "files": ["events.parquet"],
+            "user": "user_id",
+            "item": "item_id",
+            "domain": "domain",
+            "time": "time",
+            "positive": {"column": "rating", "at_least": POSITIVE_RATING},
+        },
+        "domains": {domain: {} for domain in domains},
+        "fields": fields,
+        "split": {"by": "time"},
+        "ranking": {"negatives": "explicit"},
+    }
+    if has_items:
+        content["tables"] = {"items": {"files": ["items.parquet"], "item": "item_id"}}
+        fields += [
+            {"name": "brand", "side": "item", "kind": "categorical", "source": "items"},
+            {"name": "category", "side": "item", "kind": "categorical", "source": "items"},
+            {"name": "words", "side": "item", "kind": "text", "source": "items", "column": "title"},
+        ]
+        content["title"] = {"name": "title", "side": "item", "kind": "categorical", "source": "items"}
+    return content

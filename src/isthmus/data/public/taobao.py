@@ -1,0 +1,137 @@
+"""Taobao's two public logs as CDAnet's pair: advertisements (Tianchi 56) and recommendations (Tianchi 649).
+
+Read are Tianchi 56's `raw_sample.csv`, `user_profile.csv`, `ad_feature.csv` and, where it is there, `behavior_log.csv`
+(domain `ad`: a click is the label), and Tianchi 649's `UserBehavior.csv`, which has no header (domain `rec`: a purchase
+is the label, as in the paper, and what was viewed, put into the cart or marked is its negative).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from isthmus.data.public.native_files import new_log, write_declaration
+
+PROFILE = (
+    "cms_segid",
+    "cms_group_id",
+    "final_gender_code",
+    "age_level",
+    "pvalue_level",
+    "shopping_level",
+    "occupation",
+    "new_user_class_level",
+)
+AD_FIELDS = ("campaign_id", "customer", "brand")
+NUM_BEHAVIOURS = 50
+
+
+def ingest_taobao(source: Path, out: Path) -> Path:
+    """Write a log of both domains with a clock; gives the path of its declaration.
+
+    Users keep their numbers, so that one who is in both files is one user; items do not, for the files number them each
+    for itself. Of `behavior_log.csv` each user's latest 50 categories and brands before his first impression are kept:
+    they are known at every row.
+
+    Raises:
+        InputError: a file or a column is missing, or a value is not what the data set's description says.
+    """
+    with new_log(source, out) as (files, folder):
+        ads = files.need("raw_sample.csv", "impressions of advertisements, Tianchi 56")
+        profiles = files.need("user_profile.csv", "users, Tianchi 56")
+        features = files.need("ad_feature.csv", "advertisements, Tianchi 56")
+        behaviour = files.need("UserBehavior.csv", "views and purchases, Tianchi 649; it has no header")
+        files.view("ads", [ads], ("user", "time_stamp", "adgroup_id", "pid", "clk"))
+        files.view("profiles", [profiles], ("userid", *PROFILE))
+        files.view("features", [features], ("adgroup_id", "cate_id", *AD_FIELDS, "price"))
+        files.view("behaviour", [behaviour], (), header=("user", "item", "category", "kind", "time_stamp"))
+        files.write(
+            """
+            SELECT user AS user_id, 'ad:' || adgroup_id AS item_id, 'ad' AS domain,
+                CAST(time_stamp AS BIGINT) AS time, CAST(clk AS TINYINT) AS label, pid AS place
+            FROM ads
+            UNION ALL
+            SELECT user, 'rec:' || item, 'rec', CAST(time_stamp AS BIGINT),
+                CASE kind WHEN 'buy' THEN 1 WHEN 'pv' THEN 0 WHEN 'cart' THEN 0 WHEN 'fav' THEN 0
+                    ELSE error('behaviour ' || kind || ' is none of pv, buy, cart, fav') END,
+                NULL
+            FROM behaviour
+            """,
+            folder / "events.parquet",
+            [ads, behaviour],
+        )
+        of_ads = ", ".join(f"NULLIF({name}, 'NULL') AS {name}" for name in AD_FIELDS)
+        files.write(
+            f"""
+            SELECT 'ad:' || adgroup_id AS item_id, 'ad:' || cate_id AS category, {of_ads},
+                ln(1 + CAST(price AS DOUBLE)) AS log_price
+            FROM features
+            UNION ALL
+            SELECT 'rec:' || item, 'rec:' || min(category), {", ".join("NULL" for _ in AD_FIELDS)}, NULL
+            FROM behaviour GROUP BY item
+            """,
+            folder / "items.parquet",
+            [features, behaviour],
+        )
+        users = f"SELECT userid AS user_id, {', '.join(PROFILE)} FROM profiles"
+        files.write(users, folder / "users.parquet", [profiles])
+        before = files.find("behavior_log.csv")
+        if before:
+            files.view("visits", before, ("user", "time_stamp", "cate", "brand"))
+            files.write(
+                f"""
+                WITH first AS (SELECT user, min(CAST(time_stamp AS BIGINT)) AS start FROM ads GROUP BY user),
+                known AS (
+                    SELECT user, cate, brand, CAST(time_stamp AS BIGINT) AS time
+                    FROM visits JOIN first USING (user) WHERE CAST(time_stamp AS BIGINT) < start
+                    QUALIFY row_number() OVER (PARTITION BY user ORDER BY time DESC, cate, brand) <= {NUM_BEHAVIOURS}
+                )
+                SELECT user AS user_id, list('ad:' || cate ORDER BY time, cate) AS visited_categories,
+                    list(brand ORDER BY time, brand) FILTER (brand IS NOT NULL) AS visited_brands
+                FROM known GROUP BY user
+                """,
+                folder / "visits.parquet",
+                before,
+            )
+        write_declaration(_declaration(has_visits=bool(before)), folder)
+    return out / "log.yaml"
+
+
+def _declaration(*, has_visits: bool) -> dict[str, Any]:
+    ad: dict[str, Any] = {"domains": ["ad"]}
+    fields: list[dict[str, Any]] = [
+        {"name": "user_id", "side": "user", "kind": "id"},
+        *({"name": name, "side": "user", "kind": "categorical", "source": "users", **ad} for name in PROFILE),
+        {"name": "history", "side": "user", "kind": "history", "scope": "own", "table": "item_id"},
+        {"name": "other_history", "side": "user", "kind": "history", "scope": "other", "table": "item_id"},
+        {"name": "item_id", "side": "item", "kind": "id"},
+        {"name": "category", "side": "item", "kind": "categorical", "source": "items"},
+        *({"name": name, "side": "item", "kind": "categorical", "source": "items", **ad} for name in AD_FIELDS),
+        {"name": "log_price", "side": "item", "kind": "number", "source": "items", "missing": "mean", **ad},
+        {"name": "place", "side": "row", "kind": "categorical", **ad},
+    ]
+    tables: dict[str, Any] = {
+        "users": {"files": ["users.parquet"], "user": "user_id"},
+        "items": {"files": ["items.parquet"], "item": "item_id"},
+    }
+    if has_visits:
+        tables["visits"] = {"files": ["visits.parquet"], "user": "user_id"}
+        visited = {"side": "user", "kind": "multi_valued", "source": "visits", **ad}
+        fields += [
+            {"name": "visited_categories", **visited, "vocabulary": "category", "table": "category"},
+            {"name": "visited_brands", **visited, "vocabulary": "brand", "table": "brand"},
+        ]
+    return {
+        "name": "taobao",
+        "events": {
+            "files": ["events.parquet"],
+            "user": "user_id",
+            "item": "item_id",
+            "domain": "domain",
+            "time": "time",
+            "positive": {"column": "label"},
+        },
+        "domains": {"ad": {}, "rec": {}},
+        "tables": tables,
+        "fields": fields,
+        "split": {"by": "time"},
+        "ranking": {"negatives": "explicit"},
+    }
