@@ -95,7 +95,8 @@ class FieldSpec(Declared):
         file of word vectors in GloVe's form (relative to the YAML), whose mean over the text's words it is.
     of, value: of a statistic: of the row's `user`, its `item`, or its value in the named field; the `mean` label,
         shrunk to the domain's, or the log of 1 + the `count` of rows. Only training rows count, never the row itself:
-        those strictly before it, or, without a clock, those of other folds.
+        those strictly before it, or, without a clock, those of other folds. With a `column`, the mean is of that
+        number in the log instead, an outcome such as a rating or the seconds watched, which says more than the label.
     """
 
     name: Name
@@ -252,6 +253,16 @@ class Schema(Declared):
     def domain_names(self) -> tuple[str, ...]:
         return tuple(self.domains)
 
+    @property
+    def draws_negatives(self) -> bool:
+        return self.ranking is not None and self.ranking.negatives != "explicit"
+
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """The log's columns that statistics are means of, beside the label."""
+        columns = (field.column for field in self.fields if field.kind == "statistic")
+        return tuple(dict.fromkeys(column for column in columns if column is not None))
+
     def domain_number(self, name: str) -> int:
         """The number of a declared domain, or of the declared fallback for a name that is not declared.
 
@@ -313,6 +324,11 @@ class Schema(Declared):
             if (field.kind == "statistic") != (field.of is not None):
                 raise ValueError(f"{where}.of: names what a field of kind 'statistic' is about, and of no other kind")
             if field.kind == "statistic":
+                if field.column is not None and (field.value == "count" or self.draws_negatives):
+                    raise ValueError(
+                        f"{where}.column: an outcome is for a 'mean' over explicit negatives; a count has none, "
+                        "nor has a drawn negative"
+                    )
                 if field.side != "row":
                     raise ValueError(f"{where}: a statistic is of side 'row', not {field.side!r}")
                 about = next((f for f in self.fields if f.name == field.of), None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.data.row_statistics import label_statistics
+from isthmus.data.row_statistics import row_statistics
 from isthmus.schema import Scope
 
 ROW = st.tuples(
@@ -26,7 +26,7 @@ def statistic(
 ) -> list[float]:
     key, domain, label, time, fold = (np.array([row[place] for row in rows], np.int64) for place in range(5))
     is_training = np.array([row[5] for row in rows])
-    found = label_statistics(
+    found = row_statistics(
         key,
         domain,
         label,

@@ -13,6 +13,7 @@
     impressions/SPLIT/{user,item,domain,label}.npy, time.npy, FIELD.*
                                 where the schema declares `ranking`: labelled rows (int8 0 or 1), sorted in the same
                                 way; context fields and those of side `row`, statistics among them as float32
+    impressions/train/outcomes/COLUMN.npy   float64: the log's numbers that statistics are means of
     impressions/SPLIT/fold.npy  without a clock, int8: a row knows of training what has another fold; -1 if held out
     history/fold.npy            the same of the history's rows, where there are impressions and no clock
     history/{offsets,item,domain}.npy, time.npy     per user, the positives of training, then those of validation,
@@ -28,7 +29,7 @@ A user or item feature has one line per user or item row. Where its source has a
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class Events:
         context: the columns of context fields, of labelled rows those of side `row` too.
         label: 0 or 1; None: all are positives.
         fold: of labelled rows without a clock; -1: knows all of training.
+        outcomes: of labelled training rows, by column, the numbers beside the label that statistics are means of.
     """
 
     user_row: Column
@@ -75,6 +77,7 @@ class Events:
     candidates: Column | None
     label: Column | None = None
     fold: Column | None = None
+    outcomes: Mapping[str, Column] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -185,6 +188,11 @@ class Dataset:
                 candidates=optional(f"{folder}/candidates.npy"),
                 label=optional(f"{folder}/label.npy"),
                 fold=optional(f"{folder}/fold.npy"),
+                outcomes={
+                    name: column(f"{folder}/outcomes/{name}.npy")
+                    for name in schema.outcome_columns
+                    if folder == "impressions/train"
+                },
             )
 
         return cls(

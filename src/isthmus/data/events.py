@@ -37,6 +37,7 @@ class EventTable:
         is_positive: of each row; all are where negatives are not in the log.
         given: each row's declared split, where the log says it.
         fields: the fields whose source is the log, the title among them.
+        outcomes: by column, the numbers that statistics are means of.
         users, items: texts, ascending.
         user_values, item_values: the same as tables of `value` and `code`, for joins.
     """
@@ -45,6 +46,7 @@ class EventTable:
     is_positive: np.ndarray
     given: np.ndarray | None
     fields: Mapping[FieldSpec, RawColumn]
+    outcomes: Mapping[str, np.ndarray]
     users: pa.Array
     items: pa.Array
     user_values: Table
@@ -58,6 +60,7 @@ class EventTable:
             is_positive=self.is_positive[rows],
             given=None if self.given is None else self.given[rows],
             fields={field: select_rows(column, rows) for field, column in self.fields.items()},
+            outcomes={name: column[rows] for name, column in self.outcomes.items()},
         )
 
 
@@ -80,6 +83,7 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
     given_column = schema.split.column if schema.split.by == "given" else None
     positive_column = log.positive.column if log.positive else None
     needed = [log.user, log.item, log.domain, log.time, given_column, positive_column, *(f.column_name for f in fields)]
+    needed += schema.outcome_columns
     source = source.loaded([column for column in needed if column is not None])
 
     columns: dict[str, Value] = {}
@@ -93,6 +97,8 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
         columns["is_positive"] = _is_positive(source, log)
     for number, field in enumerate(fields):
         columns[f"field_{number}"] = field_column(source, field)
+    for number, column in enumerate(schema.outcome_columns):
+        columns[f"outcome_{number}"] = _outcome(source, column)
     columns["domain"] = domain_number(source, log.domain, schema, "domain")
 
     with reading(source.files):
@@ -125,6 +131,10 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
         fields={
             field: raw_column(rows[f"field_{number}"], values.get(f"field_{number}"))
             for number, field in enumerate(fields)
+        },
+        outcomes={
+            column: to_numpy(rows[f"outcome_{number}"], np.float64)
+            for number, column in enumerate(schema.outcome_columns)
         },
         users=value_texts(values["user"]),
         items=value_texts(values["item"]),
@@ -178,6 +188,19 @@ def field_column(source: Source, field: FieldSpec) -> Value:
             return source.joined(field.column_name, key, field.separator)
         case _:
             return source.text(field.column_name, key)
+
+
+def _outcome(source: Source, column: str) -> Value:
+    """A column of numbers without empty values."""
+    key = "fields.*.column of a statistic"
+    value = source.number(column, key)
+    source.refuse(
+        lambda table: table[column].cast("string").nullif("").isnull(),
+        column,
+        key,
+        "is empty; give the row its value or leave the row out",
+    )
+    return value
 
 
 def number_texts(connection: Connection, table: Table, columns: Sequence[str]) -> tuple[Table, dict[str, Table]]:

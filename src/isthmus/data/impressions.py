@@ -11,7 +11,7 @@ from isthmus.data.dataset import SPLITS, Column, Lists, Split
 from isthmus.data.events import EventTable
 from isthmus.data.field_columns import take
 from isthmus.data.negatives import sample_row_negatives
-from isthmus.data.row_statistics import label_statistics
+from isthmus.data.row_statistics import NO_ROWS_MEAN, row_statistics
 from isthmus.data.splits import DROPPED, TRAIN, Taken
 from isthmus.data.statistics import measure_spread
 from isthmus.data.write import DatasetFiles
@@ -130,11 +130,16 @@ def add_statistics(
     parts: dict[Split, LabelledRows],
     of_side: Mapping[str, Column | Lists],
     of_event: Mapping[str, Column | Lists],
+    outcomes: Mapping[str, np.ndarray],
     *,
     num_users: int,
     num_items: int,
 ) -> dict[str, dict[str, float]]:
-    """Put the declared statistics into the parts, standardised on training rows; gives their means and deviations."""
+    """Put the declared statistics into the parts, standardised on training rows; gives their means and deviations.
+
+    Args:
+        outcomes: the log's numbers that statistics are means of, by column; a row of them a row of the log.
+    """
     declared = [field for field in schema.fields if field.kind == "statistic"]
     if not declared:
         return {}
@@ -149,12 +154,13 @@ def add_statistics(
     numbers: dict[str, dict[str, float]] = {}
     found: dict[str, np.ndarray] = {}
     for field in declared:
-        values = label_statistics(
+        is_label = field.column is None
+        values = row_statistics(
             column(lambda part, field=field: _key(schema, field, part, of_side, of_event, num_users, num_items)).astype(
                 np.int64
             ),
             column(lambda part: part.rows.domain).astype(np.int64),
-            column(lambda part: part.label).astype(np.int64),
+            column(lambda part, of=field.column: part.label if of is None else outcomes[of][part.source]).astype(float),
             None if every[0].rows.time is None else column(lambda part: part.rows.time),
             None if every[0].fold is None else column(lambda part: part.fold).astype(np.int64),
             is_training,
@@ -162,6 +168,7 @@ def add_statistics(
             value=field.value,
             num_domains=len(schema.domains),
             prior=schema.ranking.prior,
+            unknown=NO_ROWS_MEAN if is_label else np.nan,
         )
         spread = measure_spread(values, is_training)
         numbers[field.name] = {"mean": spread.mean, "std": spread.std}
@@ -202,10 +209,16 @@ def _key(
 
 
 def write_impressions(
-    files: DatasetFiles, schema: Schema, parts: Mapping[Split, LabelledRows], of_event: Mapping[str, Column | Lists]
+    files: DatasetFiles,
+    schema: Schema,
+    parts: Mapping[Split, LabelledRows],
+    of_event: Mapping[str, Column | Lists],
+    outcomes: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Write the labelled rows; gives their counts by split and domain."""
     counts: dict[str, Any] = {}
+    for name, outcome in outcomes.items():
+        files.array(f"impressions/train/outcomes/{name}", outcome[parts["train"].source])
     for split, part in parts.items():
         folder = f"impressions/{split}"
         write_rows(files, folder, part.rows)

@@ -10,7 +10,7 @@ from isthmus.data.dataset import Column, Dataset, Events, Lists, read_manifest
 from isthmus.data.events import Coded, domain_number, field_column, required_text, to_numpy
 from isthmus.data.feature_tables import Lines
 from isthmus.data.field_columns import encode
-from isthmus.data.row_statistics import label_statistics
+from isthmus.data.row_statistics import NO_ROWS_MEAN, row_statistics
 from isthmus.data.statistics import Spread
 from isthmus.data.tables import Value, connect, open_source, reading
 from isthmus.data.vocabularies import Vocabulary
@@ -83,7 +83,7 @@ def read_new_rows(dataset: Dataset, file: Path) -> NewRows:
 
 
 def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) -> Column:
-    """What the training labels say of new rows; with a clock, only the labels before each."""
+    """What the training rows say of new ones; with a clock, only those before each."""
     assert dataset.impressions is not None
     assert dataset.schema.ranking is not None
     assert field.of is not None
@@ -93,12 +93,13 @@ def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) ->
     def both(of_train: Column, of_new: Column) -> Column:
         return np.concatenate([np.asarray(of_train), np.asarray(of_new)])
 
-    assert train.label is not None
+    outcome = train.label if field.column is None else train.outcomes[field.column]
+    assert outcome is not None
     time = None if train.time is None or events.time is None else both(train.time, events.time)
-    values: Column = label_statistics(
+    values: Column = row_statistics(
         both(keys(dataset, train, field.of), keys(dataset, events, field.of)).astype(np.int64),
         both(train.domain, events.domain).astype(np.int64),
-        both(train.label, np.zeros(events.num_rows, np.int8)).astype(np.int64),
+        both(outcome, np.zeros(events.num_rows)).astype(np.float64),
         time,
         None if train.fold is None or events.fold is None else both(train.fold, events.fold).astype(np.int64),
         np.arange(num_train + events.num_rows) < num_train,
@@ -106,6 +107,7 @@ def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) ->
         value=field.value,
         num_domains=dataset.num_domains,
         prior=dataset.schema.ranking.prior,
+        unknown=NO_ROWS_MEAN if field.column is None else np.nan,
     )
     return values[num_train:]
 

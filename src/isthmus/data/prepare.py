@@ -127,8 +127,10 @@ def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> N
     impressions: dict[str, Any] = {}
     if schema.ranking is not None:
         parts = build_impressions(schema, labelled, labelled_split, split, rows, row_of_item, fold)
-        numbers |= add_statistics(schema, parts, of_side, of_event, num_users=users.size, num_items=num_items)
-        impressions = write_impressions(files, schema, parts, of_event)
+        numbers |= add_statistics(
+            schema, parts, of_side, of_event, labelled.outcomes, num_users=users.size, num_items=num_items
+        )
+        impressions = write_impressions(files, schema, parts, of_event, labelled.outcomes)
     is_positive = everything.is_positive
     files.manifest(
         {

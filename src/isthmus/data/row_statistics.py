@@ -1,4 +1,4 @@
-"""What training labels say of a row's user, item or field value, never of the row itself."""
+"""What training rows say of a row's user, item or field value, never the row itself."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ from isthmus.schema import Scope
 NO_ROWS_MEAN = 0.5  # of a scope of which nothing at all is known yet
 
 
-def label_statistics(
+def row_statistics(
     key: Int[np.ndarray, " row"],
     domain: Int[np.ndarray, " row"],
-    label: Int[np.ndarray, " row"],
+    outcome: Num[np.ndarray, " row"],
     time: Num[np.ndarray, " row"] | None,
     fold: Int[np.ndarray, " row"] | None,
     is_training: Bool[np.ndarray, " row"],
@@ -22,6 +22,7 @@ def label_statistics(
     value: Literal["mean", "count"],
     num_domains: int,
     prior: float,
+    unknown: float = NO_ROWS_MEAN,
 ) -> Float[np.ndarray, " row"]:
     """For each row, a statistic of the training rows that it may know and that share its key.
 
@@ -30,66 +31,68 @@ def label_statistics(
 
     Args:
         key: number of the user, item or value; 0, the unseen one, has no rows.
-        prior: how many rows of the scope's mean label a mean is mixed with; that mean too is of rows it may know.
+        outcome: each row's label, or another number that is known once the row has happened, such as a rating.
+        prior: how many rows of the scope's mean outcome a mean is mixed with; that mean too is of rows it may know.
+        unknown: the mean of a scope of which nothing at all is known yet.
 
     Returns:
-        log(1 + n), or (s + prior * m) / (n + prior), of n rows with s positives in a scope whose mean label is m.
+        log(1 + n), or (s + prior * m) / (n + prior), of n rows of sum s in a scope whose mean outcome is m.
     """
     time_rank = None if time is None else np.unique(time, return_inverse=True)[1].astype(np.int64)
 
     def known(group: np.ndarray, is_counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if time_rank is not None:
-            return _before(group, label, time_rank, is_counted)
+            return _before(group, outcome, time_rank, is_counted)
         assert fold is not None, "statistics without a clock need folds"
-        return _of_other_folds(group, label, fold, is_counted)
+        return _of_other_folds(group, outcome, fold, is_counted)
 
     def in_scope(group: np.ndarray, is_counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own_group = group.astype(np.int64) * num_domains + domain
         if scope == "own":
             return known(own_group, is_counted)
-        count, positives = known(group.astype(np.int64), is_counted)
+        count, total = known(group.astype(np.int64), is_counted)
         if scope == "other":
-            own_count, own_positives = known(own_group, is_counted)
-            return count - own_count, positives - own_positives
-        return count, positives
+            own_count, own_total = known(own_group, is_counted)
+            return count - own_count, total - own_total
+        return count, total
 
-    count, positives = in_scope(key, is_training & (key > 0))
+    count, total = in_scope(key, is_training & (key > 0))
     if value == "count":
         logarithm: np.ndarray = np.log1p(count.astype(np.float64))
         return logarithm
-    all_count, all_positives = in_scope(np.ones_like(key), is_training)
-    mean = np.divide(all_positives, all_count, out=np.full(len(key), NO_ROWS_MEAN), where=all_count > 0)
+    all_count, all_total = in_scope(np.ones_like(key), is_training)
+    mean = np.divide(all_total, all_count, out=np.full(len(key), unknown), where=all_count > 0)
     weight = count + prior
-    shrunk: np.ndarray = np.divide(positives + prior * mean, weight, out=mean.copy(), where=weight > 0)
+    shrunk: np.ndarray = np.divide(total + prior * mean, weight, out=mean.copy(), where=weight > 0)
     return shrunk
 
 
 def _before(
-    group: np.ndarray, label: np.ndarray, time_rank: np.ndarray, is_counted: np.ndarray
+    group: np.ndarray, outcome: np.ndarray, time_rank: np.ndarray, is_counted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and positives of each row's group strictly before it, by one sort and two bisections."""
+    """Rows and summed outcomes of each row's group strictly before it, by one sort and two bisections."""
     num_times = int(time_rank.max(initial=0)) + 1
     place = group.astype(np.int64) * num_times + time_rank
     order = np.argsort(place[is_counted], kind="stable")
     counted = place[is_counted][order]
-    positives = np.concatenate([[0], np.cumsum(label[is_counted][order])])
+    total = np.concatenate([[0], np.cumsum(outcome[is_counted][order])])
     start = np.searchsorted(counted, group.astype(np.int64) * num_times)
     end = np.searchsorted(counted, place)
-    return end - start, positives[end] - positives[start]
+    return end - start, total[end] - total[start]
 
 
 def _of_other_folds(
-    group: np.ndarray, label: np.ndarray, fold: np.ndarray, is_counted: np.ndarray
+    group: np.ndarray, outcome: np.ndarray, fold: np.ndarray, is_counted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and positives of each row's group, less those of its fold."""
+    """Rows and summed outcomes of each row's group, less those of its fold."""
     _, number = np.unique(group, return_inverse=True)
     num_folds = int(fold.max(initial=0)) + 1
     cell = number * num_folds + np.maximum(fold, 0)
     size = (int(number.max(initial=0)) + 1) * num_folds
     weight = is_counted.astype(np.float64)
     result = []
-    for amount in (weight, weight * label):
+    for amount in (weight, weight * outcome):
         of_cell = np.bincount(cell, amount, minlength=size)
         of_group = of_cell.reshape(-1, num_folds).sum(axis=1)
         result.append(of_group[number] - np.where(fold >= 0, of_cell[cell], 0.0))
-    return np.rint(result[0]).astype(np.int64), np.rint(result[1]).astype(np.int64)
+    return np.rint(result[0]).astype(np.int64), result[1]

@@ -1,6 +1,7 @@
 """Simple methods that rank labelled rows: fitted on training rows alone, a logit a row out."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, Literal, assert_never
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.data.dataset import Dataset, Events, Split
-from isthmus.data.row_statistics import label_statistics
+from isthmus.data.row_statistics import row_statistics
 from isthmus.errors import InputError
 from isthmus.schema import Scope
 
@@ -22,6 +23,7 @@ RankingReference = Literal[
     "LightGBM, own domain",
     "LightGBM, all domains",
 ]
+SIDES: tuple[Literal["user", "item"], ...] = ("user", "item")
 SHRINK = 5.0  # rows of nothing that a bias is mixed with
 BIAS_ROUNDS = 10
 POPULARITY_SECONDS = 180 * 86_400
@@ -37,8 +39,9 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0.
     item bias and the user's bias elsewhere: the user's bias is of all other domains; for users new to the domain.
     popularity at the time: positives of the item in the domain in the 180 days before the row.
-    LightGBM: on means and counts of the user's and the item's training labels, out of fold or before the row, chosen
-    early by validation AUC; of the row's domain, or of the others too.
+    LightGBM: on counts of the user's and the item's training rows and means of their labels, and of the outcomes that
+    the dataset declares statistics of, out of fold or before the row, chosen early by validation AUC; of the row's
+    domain, or of the others too.
 
     Raises:
         InputError: the method needs a clock, or a package that is not there.
@@ -71,22 +74,32 @@ def rows_of(dataset: Dataset, split: Split) -> Events:
 
 
 def statistic(
-    dataset: Dataset, split: Split, of: Literal["user", "item"], scope: Scope, value: Literal["mean", "count"]
+    dataset: Dataset,
+    split: Split,
+    of: Literal["user", "item"],
+    scope: Scope,
+    value: Literal["mean", "count"],
+    outcome: str | None = None,
 ) -> Float[np.ndarray, " row"]:
-    """A statistic of training labels for each row of a split; of training rows, what they may know."""
+    """A statistic of training labels, or of another outcome, for each row of a split: of what the row may know."""
     train, rows = rows_of(dataset, "train"), rows_of(dataset, split)
     every = [train] if split == "train" else [train, rows]
+    num_rows = sum(part.num_rows for part in every)
 
-    def column(name: Literal["user_row", "item_row", "domain", "label"]) -> Int[np.ndarray, " row"]:
+    def column(name: Literal["user_row", "item_row", "domain"]) -> Int[np.ndarray, " row"]:
         return np.concatenate([np.asarray(vars(part)[name], np.int64) for part in every])
 
-    found = label_statistics(
+    of_train = train.label if outcome is None else train.outcomes[outcome]
+    assert of_train is not None
+    known = np.zeros(num_rows)
+    known[: train.num_rows] = of_train
+    found = row_statistics(
         column("user_row" if of == "user" else "item_row"),
         column("domain"),
-        column("label"),
+        known,
         None if train.time is None else np.concatenate([np.asarray(part.time) for part in every]),
         None if train.fold is None else np.concatenate([np.asarray(part.fold, np.int64) for part in every]),
-        np.arange(sum(part.num_rows for part in every)) < train.num_rows,
+        np.arange(num_rows) < train.num_rows,
         scope=scope,
         value=value,
         num_domains=dataset.num_domains,
@@ -157,12 +170,13 @@ def lightgbm_logits(dataset: Dataset, split: Split, scopes: Sequence[Scope]) -> 
         raise InputError("the LightGBM row needs the package: pip install 'isthmus[references]'") from error
 
     def features(part: Split) -> np.ndarray:
-        columns = [
-            statistic(dataset, part, of, scope, value)
-            for of in ("user", "item")
-            for scope in scopes
-            for value in ("mean", "count")
-        ]
+        columns = []
+        for of, scope in product(SIDES, scopes):
+            columns.append(statistic(dataset, part, of, scope, "count"))
+            columns += [
+                statistic(dataset, part, of, scope, "mean", outcome)
+                for outcome in (None, *dataset.schema.outcome_columns)
+            ]
         return np.column_stack([*columns, np.asarray(rows_of(dataset, part).domain)])
 
     def labelled(part: Split, reference: Any = None) -> Any:

@@ -33,7 +33,7 @@ COLD_SHARE = {"valid": 0.1, "test": 0.2}
 STATISTICS = tuple(
     f"{of}_{value}_{scope}"
     for of, scope in (("user", "own"), ("user", "other"), ("item", "own"))
-    for value in ("mean", "count")
+    for value in ("mean", "rating", "count")
 )
 WITH_STATISTICS = ("MLP", "MMoE", FINE_TUNE, MAIN, "CDAnet+ADI")
 QUICK_ROWS = ("MLP", "MMoE", FINE_TUNE, MAIN)

@@ -27,6 +27,7 @@ def ingest_epinions(
     out: Path,
     *,
     domains: Sequence[str] | None = None,
+    rest: str | None = None,
     split: Mapping[str, Any] | None = None,
     statistics: bool = False,
     seed: int = 0,
@@ -35,8 +36,10 @@ def ingest_epinions(
 
     Args:
         domains: names of the categories to take, in that order; None: all.
+        rest: the name of one more domain, of all other categories together; None: they are left out.
         split: the declaration's `split`; None: seeded random rows, 8:1:1.
-        statistics: declares means and counts of labels of the user and the item, in the row's domain and elsewhere.
+        statistics: declares counts and means of labels and of ratings, of the user, in the row's domain and elsewhere,
+            and of the item.
         seed: of the default split.
 
     Raises:
@@ -58,7 +61,13 @@ def ingest_epinions(
             "rating": ratings["rating"].cast(pa.int64()),
         }
     )
-    table = table.filter(pc.is_in(table["category"], pa.array(chosen)))
+    is_chosen = pc.is_in(table["category"], pa.array(chosen))
+    if rest is None:
+        table = table.filter(is_chosen)
+    else:
+        column = table.column_names.index("category")
+        table = table.set_column(column, "category", pc.if_else(is_chosen, table["category"], rest))
+        chosen.append(rest)
     with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
         pq.write_table(table, temporary / "events.parquet")
         content = _declaration(chosen, split or {"by": "random", "seed": seed}, statistics)
@@ -99,19 +108,13 @@ def _declaration(domains: Sequence[str], split: Mapping[str, Any], statistics: b
     ]
     if statistics:
         # An item is in one category, save a few hundred: what other domains say of it would be nothing.
-        about = (("user", "own"), ("user", "other"), ("item", "own"))
-        fields += [
-            {
-                "name": f"{of}_{value}_{scope}",
-                "side": "row",
-                "kind": "statistic",
-                "of": of,
-                "value": value,
-                "scope": scope,
-            }
-            for of, scope in about
-            for value in ("mean", "count")
-        ]
+        for of, scope in (("user", "own"), ("user", "other"), ("item", "own")):
+            about = {"side": "row", "kind": "statistic", "of": of, "scope": scope}
+            fields += [
+                {"name": f"{of}_mean_{scope}", **about, "value": "mean"},
+                {"name": f"{of}_rating_{scope}", **about, "value": "mean", "column": "rating"},
+                {"name": f"{of}_count_{scope}", **about, "value": "count"},
+            ]
     return {
         "name": "epinions",
         "events": {
