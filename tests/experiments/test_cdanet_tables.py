@@ -1,0 +1,108 @@
+"""CDAnet's tables and figures on a few hundred ratings in Epinions' form, with the real rows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from isthmus.errors import InputError
+from isthmus.experiments import cdanet_figures, cdanet_table_2
+from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
+
+NUM_USERS, NUM_ITEMS = 60, 12
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users who are generous or not, in both categories, with eight ratings in each."""
+    folder = tmp_path_factory.mktemp("epinions")
+    rng = np.random.default_rng(0)
+    rows = [
+        (user, 100 * category + item, category, int(rng.integers(1, 4) + 2 * (user % 2)))
+        for user in range(NUM_USERS)
+        for category in (3, 4)
+        for item in rng.permutation(NUM_ITEMS)[:8].tolist()
+    ]
+    columns = zip(("user", "item", "category", "rating"), zip(*rows, strict=True), strict=True)
+    pq.write_table(pa.table({name: list(values) for name, values in columns}), folder / "ratings.parquet")
+    (folder / "categories.tsv").write_text("category\tname\n3\tMovies\n4\tBooks\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, as a user would take it: datasets, searches and finished rows serve each other."""
+    return tmp_path_factory.mktemp("out")
+
+
+def test_every_method_of_the_papers_table_has_a_row() -> None:
+    paper = {"MLP", "ShareBottom", "STAR", "DDTCDR", "MMoE", "PLE"}
+    paper |= {f"CDAnet+{name}" for name in ("IndepMLP", "SharedMLP", "PLE", "MMoE")}
+    methods = [row.method for row in all_rows()]
+    assert paper | {"KEEP", FINE_TUNE} <= set(methods)
+    assert len({row.folder for row in all_rows()}) == len(methods)
+
+
+def test_every_row_with_a_network_has_a_search_of_its_learning_rates() -> None:
+    for row in all_rows():
+        assert {"training.learning_rate", "training.network_learning_rate"} <= set(row.search), row.method
+
+
+def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Path, out: Path) -> None:
+    said: list[str] = []
+    report = cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, say=said.append)
+    assert report == out / "cdanet-table-2" / "users-new-to-the-target-domain" / "table.md"
+    content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    rows = {row["method"]: row for row in content["rows"]}
+    assert {"item mean", "LightGBM, all domains", "MLP", "MMoE", FINE_TUNE, MAIN, f"{MAIN}, statistics"} <= set(rows)
+    assert rows[FINE_TUNE]["paired_test"] == ""
+    assert rows[f"{MAIN}, statistics"]["paired_test"].endswith("(against LightGBM, all domains)")
+    for row in rows.values():
+        assert 0 <= row["metrics"]["macro"]["auc"]["mean"] <= 1
+    # A user's generosity is planted, and the other domain alone knows it of new users.
+    elsewhere = rows["item bias and the user's bias elsewhere"]["metrics"]["macro"]["auc"]["mean"]
+    assert elsewhere > rows["item mean"]["metrics"]["macro"]["auc"]["mean"] + 0.2
+    said.clear()
+    cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, say=said.append)
+    assert len(said) == 3
+    for line in said:
+        finished, _, rest = line.partition(" of ")
+        assert rest == f"{finished} runs are finished already"
+
+
+def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(ratings: Path, out: Path) -> None:
+    report = cdanet_figures.reproduce("cdanet-figure-4", ratings, out, num_seeds=1, quick=True, say=lambda _: None)
+    content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    methods = [row["method"] for row in content["rows"]]
+    assert methods == [
+        f"{MAIN}, alpha 0.001",
+        FINE_TUNE,
+        f"{MAIN}, alpha 10",
+        f"{MAIN}, beta 0.0001",
+        f"{MAIN}, beta 1",
+    ]
+    assert (out / "cdanet-figure-4" / "figure.png").stat().st_size > 10_000
+
+
+def test_a_share_of_the_rows_is_compared_with_the_control_on_the_same_share() -> None:
+    rows = [row for row in all_rows() if row.method in (FINE_TUNE, MAIN)]
+    points = cdanet_figures.share_points(rows, quick=False)
+    assert [(p.line, p.x, p.control) for p in points if p.line == MAIN] == [
+        (MAIN, 0.1, f"{FINE_TUNE}, 10% of the rows"),
+        (MAIN, 0.25, f"{FINE_TUNE}, 25% of the rows"),
+        (MAIN, 0.5, f"{FINE_TUNE}, 50% of the rows"),
+        (MAIN, 1.0, FINE_TUNE),
+    ]
+    shares = {p.row.method: p.row.settings.training.train_share for p in points}
+    assert shares[f"{MAIN}, 25% of the rows"] == 0.25
+    assert shares[MAIN] == 1.0
+
+
+def test_fewer_than_one_seed_is_an_error(ratings: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seeds: 0"):
+        cdanet_table_2.reproduce(ratings, tmp_path, num_seeds=0)
+    with pytest.raises(InputError, match="seeds: 0"):
+        cdanet_figures.reproduce("cdanet-figure-3", ratings, tmp_path, num_seeds=0)
