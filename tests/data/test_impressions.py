@@ -9,6 +9,7 @@ from tests.small_logs import declaration, write_log
 
 from isthmus.data.dataset import Dataset
 from isthmus.data.features import RankingReader
+from isthmus.data.new_rows import read_new_rows
 from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
 
@@ -162,6 +163,77 @@ def test_with_a_clock_splits_end_before_the_next_and_statistics_are_of_the_past(
     count = np.asarray(train.context["item_count"])
     first = np.asarray(train.time) == times[0].min()
     assert np.allclose(count[first], count.min())  # nothing lies before the first moment
+
+
+STARS = {"name": "stars", "side": "row", "kind": "statistic", "of": "user", "value": "mean", "column": "rating"}
+
+
+def rated(**changes: Any) -> dict[str, Any]:
+    """A declaration of a log with ratings, a positive from four stars on, and the mean rating of the row's user."""
+    events = {
+        "files": ["events.csv"],
+        "user": "user",
+        "item": "item",
+        "domain": "domain",
+        "time": "time",
+        "positive": {"column": "rating", "at_least": 4},
+    }
+    ranking = {"negatives": "explicit", "prior": 0.0}
+    fields = [*declaration()["fields"], STARS | changes]
+    return declaration(events=events, ranking=ranking, fields=fields, split={"by": "time", "valid": 0.2, "test": 0.2})
+
+
+RATED = """user,item,domain,time,rating
+u1,i1,a,1,5
+u1,i2,a,2,2
+u1,i1,b,3,1
+u2,i2,b,4,4
+u1,i3,a,5,4
+u2,i1,a,6,1
+u1,i2,b,7,3
+u2,i3,b,8,5
+u1,i4,a,9,5
+u2,i4,b,10,2
+"""
+
+
+def test_the_mean_of_an_outcome_is_of_the_rows_before_and_new_rows_know_it_too(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", rated(), events=RATED)
+    dataset = prepare(log, tmp_path / "dataset")
+    assert dataset.impressions is not None
+    train, test = dataset.impressions["train"], dataset.impressions["test"]
+    assert np.asarray(train.outcomes["rating"]).tolist() == [5.0, 2.0, 4.0, 1.0, 1.0, 4.0]  # by domain, user, time
+    assert not test.outcomes
+    # In a: u1 knows nothing, 5, then 5 and 2; u2 nothing of his own, so the 11 / 3 of the domain. In b: u1 nothing;
+    # u2 the 1 of the domain. Over what is known the mean is 3.2916... and 0 stands for what is not.
+    known = np.array([5.0, 3.5, 11 / 3, 1.0])
+    expected = (known - known.mean()) / known.std()
+    stored = np.asarray(train.context["stars"])
+    assert stored.tolist() == pytest.approx([0.0, expected[0], expected[1], expected[2], 0.0, expected[3]], abs=1e-6)
+    # Of the two test rows u1 has 5, 2 and 4 in a, and u2 the single 4 in b.
+    of_test = [(11 / 3 - known.mean()) / known.std(), (4.0 - known.mean()) / known.std()]
+    assert np.asarray(test.context["stars"]).tolist() == pytest.approx(of_test, abs=1e-6)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,item,domain,time\nu2,i4,b,10\nu1,i4,a,9\n", encoding="utf-8")
+    assert np.asarray(read_new_rows(dataset, rows).events.context["stars"]).tolist() == pytest.approx(of_test, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "events", "message"),
+    [
+        (rated(value="count"), RATED, "an outcome is for a 'mean' over explicit negatives; a count has none"),
+        (rated() | {"ranking": {"negatives": {"per_positive": 1}}}, RATED, "nor has a drawn negative"),
+        (rated(column="seconds"), RATED, "no column 'seconds'"),
+        (rated(), RATED.replace("2,i4,b,10,2", "2,i4,b,10,"), "row 10, column 'rating'"),
+    ],
+)
+def test_an_outcome_that_is_not_there_is_refused(
+    tmp_path: Path, content: dict[str, Any], events: str, message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        prepare(write_log(tmp_path / "log", content, events=events), tmp_path / "dataset")
+    assert message in str(caught.value)
+    assert not (tmp_path / "dataset").exists()
 
 
 @pytest.mark.parametrize("draw", ["uniform", "popularity", "time_window"])

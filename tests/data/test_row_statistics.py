@@ -56,6 +56,25 @@ def test_by_hand_of_other_folds() -> None:
     assert statistic(rows, "other", "count", clock=False) == pytest.approx([log(2), 0, log(2), log(2)])
 
 
+def test_by_hand_the_mean_of_an_outcome_and_none_where_nothing_is_known() -> None:
+    found = row_statistics(
+        np.array([1, 1, 1]),
+        np.zeros(3, np.int64),
+        np.array([4.5, 2.0, 1.0]),
+        np.array([0, 1, 2]),
+        None,
+        np.array([True, True, True]),
+        scope="own",
+        value="mean",
+        num_domains=1,
+        prior=1.0,
+        unknown=np.nan,
+    )
+    # The second row knows 4.5 alone, its key's and the scope's mean; the third 4.5 and 2, whose mean is 3.25.
+    assert np.isnan(found[0])
+    assert found[1:].tolist() == pytest.approx([4.5, (6.5 + 3.25) / 3])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(ROW, min_size=1, max_size=25),
