@@ -24,6 +24,7 @@ from isthmus.evaluation.ranking_summary import (
 )
 from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
+from isthmus.files import alone_in
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower
 from isthmus.serving.recommend import Recommendations, Recommender
@@ -224,32 +225,34 @@ def train(
         say: takes one line an epoch, and what else there is to know.
 
     Raises:
-        InputError: the run folder holds something else, or a run of other settings or another dataset; a setting does
-            not fit the dataset.
+        InputError: the run folder holds something else, or a run of other settings or another dataset, or another
+            process trains there; a setting does not fit the dataset.
     """
     chosen = choose_device(device)
     opened = Dataset.open(dataset)
     if isinstance(settings, RankingRunSettings):
         require_ranking_fit(opened, settings.ranking, settings.training)
-        begin(run, settings.model_dump(mode="json"), opened)
-        network = train_ranking_in_folder(
-            run, opened, settings.ranking, settings.training, device=chosen, say=say, show_progress=show_progress
-        )
+        with alone_in(run):
+            begin(run, settings.model_dump(mode="json"), opened)
+            network = train_ranking_in_folder(
+                run, opened, settings.ranking, settings.training, device=chosen, say=say, show_progress=show_progress
+            )
         return RankingRun(run, settings, opened, network)
     if settings.parameter_budget is not None:
         fitted = fit_budget(opened, settings.retrieval, settings.parameter_budget)
         settings = settings.model_copy(update={"retrieval": fitted})
     require_fit(opened, settings.retrieval)
-    begin(run, settings.model_dump(mode="json"), opened)
-    model = train_in_folder(
-        run,
-        opened,
-        settings.retrieval,
-        settings.training,
-        device=chosen,
-        say=say,
-        show_progress=show_progress,
-    )
+    with alone_in(run):
+        begin(run, settings.model_dump(mode="json"), opened)
+        model = train_in_folder(
+            run,
+            opened,
+            settings.retrieval,
+            settings.training,
+            device=chosen,
+            say=say,
+            show_progress=show_progress,
+        )
     return Run(run, settings, opened, model)
 
 
