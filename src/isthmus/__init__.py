@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import isthmus.evaluation.compare
     import isthmus.evaluation.ranking_summary
     import isthmus.evaluation.summary
+    import isthmus.serving.bundle_files
     import isthmus.serving.recommend
     import isthmus.settings
 
 __all__ = [
     "InputError",
     "audit",
+    "bundle",
     "compare",
     "demo",
     "describe",
@@ -239,6 +241,39 @@ def recommend(
     For many requests open the run once: `open_run(run).recommend(...)` keeps the model and its indexes.
     """
     return open_run(run, dataset=dataset, device=device).recommend(domain, user=user, history=history, k=k)
+
+
+def bundle(
+    retrieval: Path,
+    out: Path,
+    *,
+    ranking: Path | None = None,
+    score_field: str | None = None,
+    num_candidates: int = 200,
+    dataset: Path | None = None,
+    ranking_dataset: Path | None = None,
+    exact_below: int = 100_000,
+) -> "isthmus.serving.bundle_files.Manifest":
+    """Put all that serving needs of a retrieval run and, where given, of a ranking run into one folder.
+
+    Args:
+        score_field: the number field of side `row` in the ranker's data that takes retrieval's score.
+        num_candidates: items that retrieval hands to the click model: as deep as the lists that it was trained on.
+        dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
+        exact_below: a domain with fewer items is searched exactly, a larger one by FAISS.
+    """
+    from isthmus.api import bundle as bundle_runs
+
+    return bundle_runs(
+        retrieval,
+        out,
+        ranking=ranking,
+        score_field=score_field,
+        num_candidates=num_candidates,
+        dataset=dataset,
+        ranking_dataset=ranking_dataset,
+        exact_below=exact_below,
+    )
 
 
 def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False) -> Path:
