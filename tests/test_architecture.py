@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "tuning": None,
     "experiments": None,
     "cli": None,
+    "cli_serving": None,
     "__main__": None,
     "__init__": None,  # isthmus/__init__.py, our promise to users
 }

@@ -34,9 +34,12 @@ __all__ = [
     "open_ranking",
     "open_run",
     "prepare",
+    "publish",
     "recommend",
     "reproduce",
+    "rollback",
     "score",
+    "serve",
     "train",
     "tune",
 ]
@@ -274,6 +277,57 @@ def bundle(
         ranking_dataset=ranking_dataset,
         exact_below=exact_below,
     )
+
+
+def serve(
+    place: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    token: str | None = None,
+    events: Path | None = None,
+    retention_days: float = 30.0,
+    num_threads: int = 1,
+    queue: int = 32,
+    timeout_s: float = 5.0,
+    max_body_bytes: int = 1 << 20,
+    check: bool = True,
+    shared_metrics: Path | None = None,
+) -> None:
+    """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
+    try:
+        from isthmus.serving.app import ServeSettings
+        from isthmus.serving.server import serve as serve_place
+    except ModuleNotFoundError as error:
+        raise InputError(f"serve: {error.name} is not installed (pip install 'isthmus[serve]')") from error
+    settings = ServeSettings(
+        place,
+        token=token,
+        events=events,
+        retention_days=retention_days,
+        num_threads=num_threads,
+        queue=queue,
+        timeout_s=timeout_s,
+        max_body_bytes=max_body_bytes,
+        check=check,
+        shared_metrics=shared_metrics,
+    )
+    serve_place(settings, host=host, port=port, workers=workers)
+
+
+def publish(bundle: Path, place: Path) -> str:
+    """Let a serving place name a bundle, which its servers then take; gives the bundle's version."""
+    from isthmus.serving.host import publish as publish_bundle
+
+    return publish_bundle(bundle, place)
+
+
+def rollback(place: Path) -> str:
+    """Let a serving place name the bundle before; gives its version."""
+    from isthmus.serving.host import rollback as roll_back
+
+    return roll_back(place)
 
 
 def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False) -> Path:

@@ -16,6 +16,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 import isthmus
+from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 
 VERBS = {
@@ -31,6 +32,9 @@ VERBS = {
     "score": "the probabilities of a file of rows, by a click model",
     "recommend": "the best items of a domain for a user, or for all users into a file",
     "bundle": "put all that serving needs into one folder",
+    "serve": "answer requests from a bundle over HTTP",
+    "publish": "let a serving place name a bundle, which its servers then take",
+    "rollback": "let a serving place name the bundle before",
     "reproduce": "make a published table again",
     "demo": "run everything once",
 }
@@ -151,22 +155,7 @@ def parser() -> argparse.ArgumentParser:
     _device(verb["recommend"])
     _json(verb["recommend"])
 
-    _path(verb["bundle"], "out", "the bundle to make")
-    verb["bundle"].add_argument(
-        "--retrieval", type=Path, required=True, metavar="RUN", help="a run folder of retrieval"
-    )
-    verb["bundle"].add_argument("--ranking", type=Path, metavar="RUN", help="a run folder of a click model")
-    verb["bundle"].add_argument(
-        "--score-field", metavar="FIELD", help="the field of the ranker's data that takes retrieval's score"
-    )
-    verb["bundle"].add_argument(
-        "--candidates", type=int, default=200, metavar="N", help="items that retrieval hands to the click model"
-    )
-    _dataset(verb["bundle"])
-    verb["bundle"].add_argument("--ranking-dataset", type=Path, help="the same of the click model's")
-    verb["bundle"].add_argument(
-        "--exact-below", type=int, default=100_000, metavar="N", help="domains with fewer items are searched exactly"
-    )
+    add_serving_arguments(verb)
 
     verb["reproduce"].add_argument(
         "name", help="adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3 or cdanet-figure-4"
@@ -217,8 +206,8 @@ def run_verb(given: argparse.Namespace) -> int:
             print(f"{given.out}: {num_rows} rows written")
         case "recommend":
             _recommend(given)
-        case "bundle":
-            _bundle(given)
+        case "bundle" | "serve" | "publish" | "rollback":
+            run_serving_verb(given)
         case "reproduce":
             report = isthmus.reproduce(given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick)
             print(f"{report}: written")
@@ -276,25 +265,6 @@ def _recommend(given: argparse.Namespace) -> None:
     width = max((len(item.item) for item in answer.items), default=0)
     for rank, item in enumerate(answer.items, start=1):
         print(f"{rank:4}  {item.item:{width}}  {item.score:9.4f}  {item.title or ''}".rstrip())
-
-
-def _bundle(given: argparse.Namespace) -> None:
-    manifest = isthmus.bundle(
-        given.retrieval,
-        given.out,
-        ranking=given.ranking,
-        score_field=given.score_field,
-        num_candidates=given.candidates,
-        dataset=given.dataset,
-        ranking_dataset=given.ranking_dataset,
-        exact_below=given.exact_below,
-    )
-    size = sum(record.num_bytes for record in manifest.files.values())
-    for corpus in manifest.retrieval.corpora:
-        known = None if manifest.ranking is None else manifest.ranking.known_items.get(corpus.domain)
-        ranked = "not ranked" if known is None else f"the ranker knows {known:.1%} of them"
-        print(f"{corpus.domain}: {corpus.num_items:,} items, {corpus.kind} search, {ranked}")
-    print(f"{given.out}: bundle {manifest.version}, {size / 1e6:.1f} MB; next: isthmus serve {given.out}")
 
 
 def _path(verb: argparse.ArgumentParser, name: str, text: str) -> None:
