@@ -209,7 +209,7 @@ def test_a_token_guards_all_but_health(bundle: Path) -> None:
                 assert answer.headers["www-authenticate"] == "Bearer"
         assert guarded.get("/healthz").status_code == 200
         assert guarded.get("/readyz").status_code == 200
-        bearing = {"authorization": "Bearer geheim-ß".encode()}
+        bearing = [(b"authorization", "Bearer geheim-ß".encode())]
         assert guarded.get("/v1/domains", headers=bearing).status_code == 200
 
 

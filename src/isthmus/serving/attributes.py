@@ -49,7 +49,7 @@ class Attributes:
         """The values of an item as a domain shows it; a field without one, or that the domain lacks, is left out."""
         values: dict[str, Value] = {}
         for name, field in self.fields.items():
-            if field.domains is not None and self.dataset.schema.domain_names[domain] not in field.domains:
+            if not self._is_present(field, domain):
                 continue
             place = item_row + self._shift(field, domain)
             stored = self.dataset.features[name]
@@ -69,7 +69,7 @@ class Attributes:
         """Which of a domain's items fulfil all conditions; a text that no item has fulfils none.
 
         Raises:
-            InputError: a field is not known, or the condition is not one for its kind.
+            InputError: a field is not known, or not in this domain, or the condition is not one for its kind.
         """
         fulfilled = np.ones(len(item_row), dtype=bool)
         for condition in filters:
@@ -78,6 +78,9 @@ class Attributes:
                 known = ", ".join(self.fields) or "none"
                 hint = did_you_mean(condition.field, self.fields) or f"; known are {known}"
                 raise InputError(f"filters.{condition.field}: unknown field of items{hint}")
+            if not self._is_present(field, domain):
+                name = self.dataset.schema.domain_names[domain]
+                raise InputError(f"filters.{condition.field}: items have no such field in domain {name!r}")
             places = item_row + self._shift(field, domain)
             fulfilled &= self._ranged(condition, places) if field.kind == "number" else self._named(condition, places)
         return fulfilled
@@ -103,6 +106,9 @@ class Attributes:
         offsets = np.asarray(stored.offsets)
         some: np.ndarray = is_hit[offsets[places + 1]] > is_hit[offsets[places]]
         return some
+
+    def _is_present(self, field: FieldSpec, domain: int) -> bool:
+        return field.domains is None or self.dataset.schema.domain_names[domain] in field.domains
 
     def _shift(self, field: FieldSpec, domain: int) -> int:
         return domain * self.dataset.num_items if self.dataset.is_by_domain(field) else 0
