@@ -51,7 +51,7 @@ def test_values_are_readable_and_what_a_domain_lacks_is_left_out(small: tuple[Da
     assert attributes.title(2) == "Second"
     assert attributes.of_item(1, 0) == {"colour": "red", "tags": ["x", "y"], "price": 10.0, "bid": 1.0}
     assert "colour" not in attributes.of_item(1, 1)
-    with pytest.raises(InputError, match="filters.colour: items have no such field in domain 'b'"):
+    with pytest.raises(InputError, match=r"filters.colour: items have no such field in domain 'b'"):
         matching(attributes, Filter("colour", any_of=("red",)), domain=1)
 
 

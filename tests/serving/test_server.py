@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from benchmarks.serving import measure
 from tests.serving.bundles import new_bundle
 
 from isthmus.cli import main
@@ -100,6 +101,12 @@ def test_what_cannot_be_served_is_said_in_one_line(
         ):
             assert main(["serve", *arguments]) == 2
             assert message in capsys.readouterr().err
+
+
+def test_the_benchmark_asks_the_bundle_both_ways(bundle: Path) -> None:
+    rows = dict(measure(bundle, 5))
+    assert rows["items by domain"].startswith("shop ")
+    assert {"a request in the process", "a request over HTTP", "open, unchecked"} <= set(rows)
 
 
 def test_publish_and_rollback_print_the_version(

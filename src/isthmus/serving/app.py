@@ -98,6 +98,11 @@ class Similar:
     bundle: str
 
 
+# made once: making one costs as much as several requests
+ONE, MANY = TypeAdapter(Recommendation), TypeAdapter(BatchAnswer)
+SCORES, SIMILAR = TypeAdapter(Scores), TypeAdapter(Similar)
+
+
 def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Edge:
     """The ASGI application; opens the bundle now.
 
@@ -157,7 +162,7 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate)
     async def recommend_one(body: RecommendBody) -> Response:
         """The k best items of a domain for a user."""
         service = host.service
-        return _json(Recommendation, await gate.run(lambda: recommend(service, body)))
+        return _json(ONE, await gate.run(lambda: recommend(service, body)))
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def recommend_many(batch: BatchBody) -> Response:
@@ -173,21 +178,21 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate)
                     answers.append({"error": {"code": "bad_request", "message": str(error)}})
             return BatchAnswer(answers)
 
-        return _json(BatchAnswer, await gate.run(work))
+        return _json(MANY, await gate.run(work))
 
     @app.post("/v1/score", response_model=Scores)
     async def score(body: ScoreBody) -> Response:
         """The click model's probability of given items for a user."""
         service = host.service
         items = await gate.run(lambda: service.score(body.request()))
-        return _json(Scores, Scores(items, service.manifest.version))
+        return _json(SCORES, Scores(items, service.manifest.version))
 
     @app.get("/v1/items/{item:path}/similar", response_model=Similar)
     async def similar(item: str, domain: str, k: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 10) -> Response:
         """The items of a domain that are most like one of it."""
         service = host.service
         items = await gate.run(lambda: service.similar(item, domain, k))
-        return _json(Similar, Similar(items, service.manifest.version))
+        return _json(SIMILAR, Similar(items, service.manifest.version))
 
 
 def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
@@ -290,8 +295,8 @@ def _add_errors(app: FastAPI) -> None:
         return error(500, "internal", "an error of the service; its log has it")
 
 
-def _json(kind: type[Result], value: Result) -> Response:
-    return Response(TypeAdapter(kind).dump_json(value), media_type="application/json")
+def _json(adapter: TypeAdapter[Result], value: Result) -> Response:
+    return Response(adapter.dump_json(value), media_type="application/json")
 
 
 async def _repeat(work: Callable[[], Any], every_s: float) -> None:
