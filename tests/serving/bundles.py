@@ -11,7 +11,7 @@ from isthmus.models.cdanet import CDAnet, CDAnetSettings
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
 from isthmus.serving.bundle_files import Manifest
-from isthmus.serving.indexes import ExactIndexSettings
+from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.ranking_stages import new_ranking_model
 from isthmus.training.retrieval import TrainingSettings
@@ -52,11 +52,12 @@ def new_bundle(
     settings: TwoTowerSettings = PERSONAL,
     domains: tuple[str, ...] | None = None,
     score_field: str | None = None,
+    index: AnyIndexSettings | None = None,
     exact_below: int = 1000,
 ) -> Manifest:
     """A bundle of untrained models; `domains` are those of the ranker, None is all."""
     (weights := out.with_name(f"{out.name}.pt")).write_bytes(b"weights")
-    parts = RetrievalParts(two_tower(retrieval, settings), settings, ExactIndexSettings(), retrieval, weights)
+    parts = RetrievalParts(two_tower(retrieval, settings), settings, index or ExactIndexSettings(), retrieval, weights)
     click = None
     if ranking is not None:
         model, names = click_model(ranking), domains or ranking.schema.domain_names

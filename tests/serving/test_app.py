@@ -4,8 +4,10 @@ import asyncio
 import json
 import logging
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,33 @@ def test_what_does_not_fit_the_queue_is_turned_away_and_what_is_late_given_up() 
 
     asyncio.run(scenario())
     assert ran == []
+
+
+def test_requests_side_by_side_have_the_answers_of_single_ones(bundle: Path) -> None:
+    bodies = [{"domain": name, "user": f"u{n}", "k": 5} for n in range(12) for name in ("shop", "video", "news")]
+    with client(bundle, num_threads=4, queue=100, timeout_s=60.0) as opened:
+
+        def ask(body: dict[str, Any]) -> Any:
+            return opened.post("/v1/recommend", json=body).json()["items"]
+
+        alone = [ask(body) for body in bodies]
+        with ThreadPoolExecutor(8) as threads:
+            together = list(threads.map(ask, bodies))
+    assert [[item["item"] for item in answer] for answer in together] == [
+        [item["item"] for item in answer] for answer in alone
+    ]
+    assert len(alone) == 36
+
+
+def test_a_store_that_fails_is_said_and_does_not_look_like_a_success(bundle: Path, tmp_path: Path) -> None:
+    store = tmp_path / "events.sqlite"
+    with client(bundle, events=store) as opened:
+        with sqlite3.connect(store) as other:
+            other.execute("DROP TABLE event")
+        other.close()
+        answer = opened.post("/v1/events", json={"events": [{"user": "u", "item": "i1", "domain": "shop"}]})
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "events_unavailable"
 
 
 def test_an_overload_and_a_late_answer_say_when_to_ask_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

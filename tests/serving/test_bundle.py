@@ -61,6 +61,13 @@ def test_a_flipped_byte_of_any_file_is_found(whole: Path, tmp_path: Path) -> Non
     assert num_refused == len(names) > 30
 
 
+def test_a_manifest_that_was_edited_is_refused(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"num_candidates": 15', '"num_candidates": 16'))
+    assert "its content has not the checksum that it states" in refused(folder)
+
+
 @pytest.mark.parametrize("name", ["retrieval/user.safetensors", "ranking/data/manifest.json"])
 def test_a_truncated_or_missing_file_is_named(whole: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "copy"))
@@ -105,6 +112,16 @@ def test_the_log_itself_is_not_in_the_bundle(whole: Path) -> None:
         assert [events.num_rows for events in dataset.events.values()] == [0, 0, 0]
     assert dataset.impressions is not None
     assert [rows.num_rows for rows in dataset.impressions.values()] == [0, 0, 0]
+
+
+def test_a_runs_own_graph_is_stored_and_serves(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    manifest = new_bundle(tmp_path / "bundle", tiny_dataset, index=HNSWIndexSettings(), exact_below=5)
+    assert {record.kind for record in manifest.retrieval.corpora} == {"hnsw"}
+    assert "retrieval/corpus/0/graph.faiss" in manifest.files
+    new_bundle(tmp_path / "exact", tiny_dataset)
+    asked = RecommendRequest("shop", user="u3", k=1000, exclude=("i1",))
+    found, exact = (open_service(tmp_path / name).recommend(asked) for name in ("bundle", "exact"))
+    assert [item.item for item in found.items] == [item.item for item in exact.items]
 
 
 def test_runs_of_one_dataset_share_its_folder(labelled: Dataset, tmp_path: Path) -> None:

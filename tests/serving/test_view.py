@@ -1,6 +1,7 @@
 """Names by bisection, histories by scope, and what is asked for by the name of a domain that a model does not have."""
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def test_what_was_taken_before_in_the_same_domain_is_not_taken_again() -> None:
 @given(st.sets(st.text(st.characters(exclude_categories=["Cs"]))), st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_name_is_found_where_it_stands_and_nothing_else_is(texts: set[str], other: str) -> None:
     ordered = sorted(texts)
-    names = Names(ordered)
+    names = Names(pa.array(ordered, pa.string()))
     assert names.rows(ordered).tolist() == list(range(1, len(ordered) + 1))
     assert [names.text(row) for row in range(1, len(ordered) + 1)] == ordered
     assert names.row(other) == (ordered.index(other) + 1 if other in texts else 0)
@@ -47,7 +48,7 @@ def test_a_name_is_found_where_it_stands_and_nothing_else_is(texts: set[str], ot
 def test_vocabularies_of_a_prepared_log_are_found_by_bisection(tiny_dataset: Dataset) -> None:
     for name in ("user", "item", "category"):
         texts = tiny_dataset.vocabulary(name)
-        assert Names(texts).rows(texts).tolist() == list(range(1, len(texts) + 1))
+        assert Names.of(tiny_dataset, name).rows(texts).tolist() == list(range(1, len(texts) + 1))
 
 
 def test_items_and_domains_come_by_name(tiny_dataset: Dataset) -> None:

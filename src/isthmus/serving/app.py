@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -29,7 +30,6 @@ from isthmus.serving.view import domain_number
 LOG = logging.getLogger("isthmus.serving")
 DAY_S = 86_400.0
 EXPIRE_EVERY_S = 600.0
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate)
     async def recommend_one(body: RecommendBody) -> Response:
         """The k best items of a domain for a user."""
         service = host.service
-        return _json(ONE, await gate.run(lambda: recommend(service, body)))
+        return _json(ONE.dump_json(await gate.run(lambda: recommend(service, body))))
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def recommend_many(batch: BatchBody) -> Response:
@@ -178,21 +178,21 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate)
                     answers.append({"error": {"code": "bad_request", "message": str(error)}})
             return BatchAnswer(answers)
 
-        return _json(MANY, await gate.run(work))
+        return _json(MANY.dump_json(await gate.run(work)))
 
     @app.post("/v1/score", response_model=Scores)
     async def score(body: ScoreBody) -> Response:
         """The click model's probability of given items for a user."""
         service = host.service
         items = await gate.run(lambda: service.score(body.request()))
-        return _json(SCORES, Scores(items, service.manifest.version))
+        return _json(SCORES.dump_json(Scores(items, service.manifest.version)))
 
     @app.get("/v1/items/{item:path}/similar", response_model=Similar)
     async def similar(item: str, domain: str, k: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 10) -> Response:
         """The items of a domain that are most like one of it."""
         service = host.service
         items = await gate.run(lambda: service.similar(item, domain, k))
-        return _json(SIMILAR, Similar(items, service.manifest.version))
+        return _json(SIMILAR.dump_json(Similar(items, service.manifest.version)))
 
 
 def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
@@ -290,13 +290,18 @@ def _add_errors(app: FastAPI) -> None:
     async def late(_: Request, __: TimeoutError) -> JSONResponse:
         return error(503, "timed_out", "the answer took too long; ask again", {"retry-after": "1"})
 
+    @app.exception_handler(sqlite3.Error)
+    async def storeless(_: Request, raised: sqlite3.Error) -> JSONResponse:
+        LOG.error("events unavailable", extra={"fields": {"error": str(raised)}})
+        return error(503, "events_unavailable", "the store of events does not answer; ask again", {"retry-after": "1"})
+
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
         return error(500, "internal", "an error of the service; its log has it")
 
 
-def _json(adapter: TypeAdapter[Result], value: Result) -> Response:
-    return Response(adapter.dump_json(value), media_type="application/json")
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json")
 
 
 async def _repeat(work: Callable[[], Any], every_s: float) -> None:

@@ -34,7 +34,7 @@ class Attributes:
         self.fields = {f.name: f for f in dataset.schema.side_fields("item") if f.kind in shown}
         self.titles = dataset.titles()
         vocabularies = {field.vocabulary_name for field in self.fields.values() if field.kind != "number"}
-        self._values = {name: Names(dataset.vocabulary(name)) for name in vocabularies}
+        self._values = {name: Names.of(dataset, name) for name in vocabularies}
         spreads = read_manifest(dataset.path)["numbers"]
         self._numbers = {
             name: significant(np.asarray(dataset.features[name], np.float64) * spread["std"] + spread["mean"])

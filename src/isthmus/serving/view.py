@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from isthmus.batch import Bag, Features
@@ -23,8 +24,14 @@ ContextValue = str | int | float | Sequence[str | int]
 class Names:
     """The texts of a vocabulary, found by bisection: they ascend."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = pa.array(texts, pa.string())
+    def __init__(self, texts: pa.Array) -> None:
+        self.texts = texts
+
+    @classmethod
+    def of(cls, dataset: Dataset, vocabulary: str) -> "Names":
+        """A vocabulary of a dataset, without a Python object a text."""
+        table = pq.read_table(dataset.path / "vocabularies" / f"{vocabulary}.parquet")
+        return cls(table["value"].cast(pa.large_string()).combine_chunks())
 
     def row(self, text: str) -> int:
         """The row of a text; 0 where it is not known."""
@@ -86,7 +93,7 @@ class View:
     def __init__(self, dataset: Dataset, chosen: Sequence[str] | None, *, by_time: bool) -> None:
         self.dataset = dataset
         self.names = dataset.schema.domain_names
-        self.users, self.items = Names(dataset.vocabulary("user")), Names(dataset.vocabulary("item"))
+        self.users, self.items = Names.of(dataset, "user"), Names.of(dataset, "item")
         self.user_reader = FeatureReader(dataset, "user", chosen)
         self.history = HistoryReader(dataset)
         self.by_time = by_time
@@ -105,7 +112,7 @@ class View:
             and (chosen is None or field.name in chosen)
         }
         vocabularies = {field.vocabulary_name for field in self.context_fields.values() if field.kind != "number"}
-        self._values = {name: Names(dataset.vocabulary(name)) for name in vocabularies}
+        self._values = {name: Names.of(dataset, name) for name in vocabularies}
 
     def stored(self, user_row: int) -> Taken:
         """What the bundle knows that a user took."""
