@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import overload
@@ -26,10 +27,14 @@ from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evalua
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
 from isthmus.files import alone_in
 from isthmus.metrics import domain_means, macro_mean
+from isthmus.models.cdanet import CDAnet
 from isthmus.models.two_tower import TwoTower
+from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
+from isthmus.serving.bundle_files import Manifest
 from isthmus.serving.recommend import Recommendations, Recommender
 from isthmus.serving.score import score_file
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
+from isthmus.training.checkpoint import BEST
 from isthmus.training.ranking import Stage, over_domains, validate
 from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
 from isthmus.training.ranking_stages import judged_domains, new_ranking_model
@@ -254,6 +259,50 @@ def train(
             show_progress=show_progress,
         )
     return Run(run, settings, opened, model)
+
+
+def bundle(
+    retrieval: Path,
+    out: Path,
+    *,
+    ranking: Path | None = None,
+    score_field: str | None = None,
+    num_candidates: int = 200,
+    dataset: Path | None = None,
+    ranking_dataset: Path | None = None,
+    exact_below: int = 100_000,
+) -> Manifest:
+    """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
+
+    Args:
+        score_field: the number field of side `row` in the ranker's data that takes retrieval's score.
+        num_candidates: items that retrieval hands to the click model, at least as many as are asked for.
+        dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
+        exact_below: a domain with fewer items is searched exactly.
+
+    Raises:
+        InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
+    """
+    run = Run.open(retrieval, dataset, device="cpu")
+    parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
+    click = None
+    if ranking is not None:
+        ranker = RankingRun.open(ranking, ranking_dataset, device="cpu")
+        chosen, names = ranker.settings.ranking, ranker.dataset.schema.domain_names
+        judged = judged_domains(ranker.dataset, chosen, ranker.settings.training)
+        click = RankingParts(
+            model=ranker.model,
+            settings=chosen,
+            dataset=ranker.dataset,
+            domains=tuple(names[number] for number in judged),
+            targets=ranker.model.targets if isinstance(ranker.model, CDAnet) else (),
+            num_candidates=num_candidates,
+            score_field=score_field,
+            weights=ranking / BEST,
+        )
+    elif score_field is not None:
+        raise InputError(f"score_field: {score_field!r} is of the ranker's data, and no ranking run is given")
+    return write_bundle(out, parts, click, exact_below=exact_below, now=datetime.now(UTC))
 
 
 def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> AnySummary:

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from isthmus.data.dataset import Dataset
@@ -16,13 +15,10 @@ from isthmus.models.ctr import CTRModel, CTRSettings
 from isthmus.models.ddtcdr import DDTCDRModel, DDTCDRSettings
 from isthmus.models.factorisation_machine import FactorisationMachine, FactorisationMachineSettings
 from isthmus.models.keep import KEEPSettings, KnowledgeExtractor, PlugInModel
+from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.epochs import EpochReport
 from isthmus.training.ranking import RankingTrainingSettings, Stage, train_stage
 from isthmus.training.runs import read_reports
-
-AnyRankingSettings = CTRSettings | CDAnetSettings | DDTCDRSettings | KEEPSettings | FactorisationMachineSettings
-RankingSettings = Annotated[AnyRankingSettings, Field(discriminator="kind")]
-"""Settings of one click model, told apart by `kind`; for fields of other settings."""
 
 ALL_SIDES = ("user", "context", "item", "row")
 Built = TypeVar("Built")
