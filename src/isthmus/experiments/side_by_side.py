@@ -16,7 +16,7 @@ from isthmus.metrics import PairedTest, paired_test
 
 TITLE = "CDAnet Figure 2 on books and movies: the five best of Base and of CDAnet"
 MODELS = ("Base", "CDAnet")
-HIT, BAD = "\N{CHECK MARK}", "\N{MULTIPLICATION SIGN}"
+HIT, BAD = "\N{CHECK MARK}", "\N{BALLOT X}"
 MOST_LETTERS = 44
 
 
@@ -143,7 +143,7 @@ NOTES = """\
   took in no split. hit@5: a held-out positive is among the five best; mean ± standard deviation over seeds.
 - CDAnet less Base: lists' means over seeds, 95 % interval of a bootstrap of users, p of flipping users' signs.
 - below, of each domain the first users by id whose five best differ, first seed: \N{CHECK MARK} taken, held out;
-  \N{MULTIPLICATION SIGN} drawn, so not taken, which is not the same as not liked; bold: not in the other list."""
+  \N{BALLOT X} drawn, so not taken, which is not the same as not liked; bold: not in the other list."""
 
 
 def in_short(values: Sequence[float]) -> str:
