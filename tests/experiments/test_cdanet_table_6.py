@@ -13,24 +13,29 @@ from isthmus.experiments.cdanet_table_6 import (
     Latents,
     Similarities,
     UserRows,
+    any_other,
     both_means,
     latent_rows,
     nearest,
+    nearest_others,
     similarities,
     study,
     users_of_both,
+    within,
 )
 from isthmus.experiments.content_report import (
     ANY,
+    ANY_OTHER,
     BY_TITLE,
     RANDOM_MAP,
     TRANSLATED,
     UNTRANSLATED,
+    WITHIN,
     ContentReport,
     Measured,
     difference,
 )
-from isthmus.experiments.titled_runs import Runs, TitledJob, item_titles, main_row, prepared, run_job
+from isthmus.experiments.titled_runs import Runs, TitledJob, item_titles, main_row, prepared, run_job, title_vectors
 from isthmus.layers.translator import Translator
 from isthmus.training.ranking_stages import new_translation
 
@@ -50,7 +55,7 @@ def test_the_planted_books_are_nearest_to_translated_movies_and_others_to_untran
     z_movie = torch.eye(4)
     z_book = 3 * torch.eye(4) + 0.1 * torch.eye(4).roll(-1, 1)
     same_title = torch.eye(4).roll(1, 1)
-    alike = [Similarities(same_title, same_title)]
+    alike = [Similarities(same_title, same_title, torch.eye(4))]
     with torch.no_grad():
         translated = nearest(translator(z_movie), z_book, 1)
     untranslated = nearest(z_movie, z_book, 1)
@@ -69,11 +74,29 @@ def test_near_is_by_angle_not_by_length() -> None:
 
 def test_means_are_over_a_users_movies_and_namesakes_are_counted() -> None:
     cosine = torch.tensor([[0.2, 0.4, 1.0], [0.0, 0.6, 0.1]])
-    alike = [Similarities(cosine, (cosine == 1).float())]
+    alike = [Similarities(cosine, (cosine == 1).float(), torch.eye(3))]
     places = torch.tensor([[2, 0], [1, 2]])
     similarity, namesakes = both_means([[places]], alike)
     assert similarity.tolist() == [[pytest.approx((1.0 + 0.2 + 0.6 + 0.1) / 4)]]
     assert namesakes.tolist() == [[1.0]]
+
+
+def test_a_book_is_not_its_own_neighbour_and_chance_is_any_two_different_books() -> None:
+    books = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]])  # 0 beside 1, 2 beside 3
+    assert nearest_others(books, 1)[:, 0].tolist() == [1, 0, 3, 2]
+    among = torch.tensor([[1.0, 0.3, 0.2], [0.3, 1.0, 0.7], [0.2, 0.7, 1.0]])
+    assert any_other([Similarities(among, among, among)]).tolist() == [[pytest.approx((0.3 + 0.2 + 0.7) / 3)]]
+
+
+def test_within_books_the_nearest_are_judged_by_their_titles() -> None:
+    # Six books on two axes, three each; k = 5 takes all others, so that the mean is that of any other.
+    books = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
+    places = np.arange(6)
+    latents = Latents(places, places, books, books, books, books)
+    among = torch.arange(36.0).reshape(6, 6)
+    alike = [Similarities(among, among, among)]
+    value = within([latents, latents], [UserRows(1, places, places)], alike)
+    assert value.tolist() == [[pytest.approx((630 - (0 + 7 + 14 + 21 + 28 + 35)) / 30)]] * 2
 
 
 def test_a_users_rows_are_found_among_all_users_rows() -> None:
@@ -128,9 +151,9 @@ def test_a_movie_and_the_book_of_its_title_are_namesakes(dataset: Dataset) -> No
     assert dataset.impressions is not None
     users = users_of_both(dataset, 1)
     item = np.asarray(dataset.impressions["train"].item_row)
-    ids = ["", *dataset.vocabulary("item")]
+    ids, titles = ["", *dataset.vocabulary("item")], item_titles(dataset)
     num_pairs = 0
-    for user, alike in zip(users, similarities(dataset, users, item_titles(dataset)), strict=True):
+    for user, alike in zip(users, similarities(dataset, users, titles, title_vectors(titles)), strict=True):
         movies, books = ([ids[item[row]] for row in rows] for rows in (user.movies, user.books))
         expected = [[float(movie[1:] == book[1:]) for book in books] for movie in movies]
         assert alike.is_namesake.tolist() == expected
@@ -165,16 +188,21 @@ def test_the_report_compares_with_the_same_users_books_and_shows_what_to_read(da
         run_job(TitledJob(row.method, dataset.path, settings, folder))
         runs[row.method] = [RankingRun.open(folder, device="cpu")]
     report = study(dataset, runs, min_books=15)
-    users = users_of_both(dataset, 15)
-    alike = similarities(dataset, users, item_titles(dataset))
+    users, titles = users_of_both(dataset, 15), item_titles(dataset)
+    alike = similarities(dataset, users, titles, title_vectors(titles))
     assert report.find("", ANY).similarity[0].tolist() == pytest.approx([float(one.cosine.mean()) for one in alike])
     expected = sum(5 * float(one.is_namesake.sum()) / one.is_namesake.shape[1] for one in alike)
-    assert float(report.find("", ANY).num_namesakes.sum()) == pytest.approx(expected)
-    assert float(report.find("", BY_TITLE).num_namesakes.sum()) == report.num_namesakes
+    of_chance = report.find("", ANY).num_namesakes
+    assert of_chance is not None
+    assert float(of_chance.sum()) == pytest.approx(expected)
+    by_title = report.find("", BY_TITLE).num_namesakes
+    assert by_title is not None
+    assert float(by_title.sum()) == report.num_namesakes
     assert [(one.model, one.way) for one in report.measured] == [
-        *((model, way) for model in runs for way in (TRANSLATED, UNTRANSLATED, RANDOM_MAP)),
+        *((model, way) for model in runs for way in (TRANSLATED, UNTRANSLATED, RANDOM_MAP, WITHIN)),
         ("", BY_TITLE),
         ("", ANY),
+        ("", ANY_OTHER),
     ]
     for readings in report.readings.values():
         assert [reading.user for reading in readings] == ["U00"] * 3 + ["U01"] * 3 + ["U02"] * 3
@@ -191,10 +219,13 @@ def test_tests_stand_only_beside_what_a_model_chose() -> None:
 
     every = [measured("CDAnet", TRANSLATED, 0.5), measured("CDAnet", UNTRANSLATED, 0.3)]
     every += [measured("CDAnet", RANDOM_MAP, 0.1), measured("", BY_TITLE, 0.9), measured("", ANY, 0.2)]
-    report = ContentReport(tuple(every), {}, 9, 15, 2, 4, 40, 1)
+    every += [measured("CDAnet", WITHIN, 0.8), measured("", ANY_OTHER, 0.6)]
+    report = ContentReport(tuple(every), {}, 9, 15, 2, 4, 40, 1, 0.1)
     estimates = {name: test.difference.estimate for name, test in report.tests(every[0]).items()}
     assert estimates == {name: pytest.approx(x) for name, x in ((ANY, 0.3), (UNTRANSLATED, 0.2), (RANDOM_MAP, 0.4))}
     assert list(report.tests(every[1])) == [ANY]
+    of_books = report.tests(every[5])
+    assert {name: test.difference.estimate for name, test in of_books.items()} == {ANY: pytest.approx(0.2)}
     assert report.tests(every[3]) == report.tests(every[4]) == {}
     lines = report.to_markdown().splitlines()
     assert "| *CDAnet* |  |  |  |  |  |" in lines

@@ -21,10 +21,12 @@ from isthmus.data.features import RankingReader
 from isthmus.domains import DomainSlices
 from isthmus.experiments.content_report import (
     ANY,
+    ANY_OTHER,
     BY_TITLE,
     RANDOM_MAP,
     TRANSLATED,
     UNTRANSLATED,
+    WITHIN,
     ContentReport,
     Measured,
     Reading,
@@ -70,10 +72,12 @@ class Similarities:
     Attributes:
         cosine: of title vectors.
         is_namesake: 1 where both have the same title.
+        among_books: cosine of the title vectors of two books.
     """
 
     cosine: Float[Tensor, "movie book"]
     is_namesake: Float[Tensor, "movie book"]
+    among_books: Float[Tensor, "book book"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def study(dataset: Dataset, runs: Runs, *, min_books: int) -> ContentReport:
     """Everything that the report says, of finished runs."""
     users = users_of_both(dataset, min_books)
     titles = item_titles(dataset)
-    alike = similarities(dataset, users, titles)
+    vectors = title_vectors(titles)
+    alike = similarities(dataset, users, titles, vectors)
     measured = []
     readings: dict[str, list[Reading]] = {}
     for method, of_seeds in runs.items():
@@ -121,12 +126,14 @@ def study(dataset: Dataset, runs: Runs, *, min_books: int) -> ContentReport:
         for way in (TRANSLATED, UNTRANSLATED, RANDOM_MAP):
             ours = [[nearest(*one.of(way, user), NUM_NEAREST) for user in users] for one in latents]
             measured.append(Measured(method, way, *both_means(ours, alike)))
+        measured.append(Measured(method, WITHIN, within(latents, users, alike), None))
         readings[method] = read(dataset, users, latents[0], alike, titles)
     by_title = [[one.cosine.topk(NUM_NEAREST, dim=1).indices for one in alike]]
     measured.append(Measured("", BY_TITLE, *both_means(by_title, alike)))
     any_book = torch.stack([one.cosine.mean() for one in alike])[None].double()
     any_namesake = torch.stack([NUM_NEAREST * one.is_namesake.mean(dim=1).sum() for one in alike])[None].double()
     measured.append(Measured("", ANY, any_book, any_namesake))
+    measured.append(Measured("", ANY_OTHER, any_other(alike), None))
     return ContentReport(
         measured=tuple(measured),
         readings=readings,
@@ -136,6 +143,7 @@ def study(dataset: Dataset, runs: Runs, *, min_books: int) -> ContentReport:
         num_movie_rows=sum(len(user.movies) for user in users),
         num_book_rows=sum(len(user.books) for user in users),
         num_namesakes=int(sum(float(one.is_namesake.sum()) for one in alike)),
+        share_without_vector=float((vectors[1:].norm(dim=1) < 0.5).float().mean()),
     )
 
 
@@ -156,18 +164,25 @@ def users_of_both(dataset: Dataset, min_books: int) -> list[UserRows]:
     return [UserRows(one, movies[one], books[one]) for one in sorted(movies) if len(books.get(one, ())) >= min_books]
 
 
-def similarities(dataset: Dataset, users: Sequence[UserRows], titles: Sequence[str]) -> list[Similarities]:
-    """Of each user's movies and books."""
+def similarities(
+    dataset: Dataset, users: Sequence[UserRows], titles: Sequence[str], vectors: Float[Tensor, "item dim"]
+) -> list[Similarities]:
+    """Of each user's movies and books.
+
+    Args:
+        titles, vectors: of each item row.
+    """
     assert dataset.impressions is not None
     item = np.asarray(dataset.impressions["train"].item_row, np.int64)
-    vectors = title_vectors(titles)
     plain = [without_disambiguation(title).lower() for title in titles]
     number = {title: place for place, title in enumerate(dict.fromkeys(plain))}
     name = torch.tensor([number[title] for title in plain])
     result = []
     for user in users:
         movie, book = torch.from_numpy(item[user.movies]), torch.from_numpy(item[user.books])
-        result.append(Similarities(vectors[movie] @ vectors[book].T, (name[movie][:, None] == name[book]).float()))
+        is_namesake = (name[movie][:, None] == name[book]).float()
+        cosine, among_books = vectors[movie] @ vectors[book].T, vectors[book] @ vectors[book].T
+        result.append(Similarities(cosine, is_namesake, among_books))
     return result
 
 
@@ -214,6 +229,33 @@ def nearest(
     cosine = nn.functional.normalize(movies, dim=1) @ nn.functional.normalize(books, dim=1).T
     places: Tensor = cosine.topk(k, dim=1).indices
     return places
+
+
+def nearest_others(books: Float[Tensor, "book dim"], k: int) -> Int[Tensor, "book neighbour"]:
+    """For each book, the places of its k nearest other books by cosine, the nearest first."""
+    unit = nn.functional.normalize(books, dim=1)
+    places: Tensor = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices
+    return places
+
+
+def within(
+    latents: Sequence[Latents], users: Sequence[UserRows], alike: Sequence[Similarities]
+) -> Float[Tensor, "seed user"]:
+    """For each seed and user, mean title similarity of books and the other books of the user that are nearest by z."""
+    values = []
+    for seed in latents:
+        places = [nearest_others(seed.of(UNTRANSLATED, user)[1], NUM_NEAREST) for user in users]
+        values.append([one.among_books.gather(1, p).mean() for p, one in zip(places, alike, strict=True)])
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def any_other(alike: Sequence[Similarities]) -> Float[Tensor, "1 user"]:
+    """For each user, mean title similarity of two different books."""
+    means = []
+    for one in alike:
+        num_books = one.among_books.shape[0]
+        means.append((one.among_books.sum() - one.among_books.trace()) / (num_books * (num_books - 1)))
+    return torch.stack(means)[None].double()
 
 
 def both_means(

@@ -20,22 +20,24 @@ TRANSLATED, UNTRANSLATED, RANDOM_MAP, ANY, BY_TITLE = (
     "any of the user's books",
     "nearest by title",
 )
+WITHIN, ANY_OTHER = "a book's nearest other books", "any other of the user's books"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to choose books for a movie.
+    """One way to choose books for a movie, or for a book: whether what is near within one domain fits at all.
 
     Attributes:
         model: empty: the way needs none.
         similarity: mean title similarity of a user's movies and the books that are chosen for them.
-        num_namesakes: pairs of a movie and a chosen book with its title; of chance, what is to be expected.
+        num_namesakes: pairs of a movie and a chosen book with its title; of chance, what is to be expected; None: books
+            were chosen for books.
     """
 
     model: str
     way: str
     similarity: Float[Tensor, "seed user"]
-    num_namesakes: Float[Tensor, "seed user"]
+    num_namesakes: Float[Tensor, "seed user"] | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ContentReport:
         num_users_of_both: users with a positive training row in both domains.
         min_books: positive training rows of books that a user needs to count.
         num_namesakes: pairs of a movie and a book of the same user with the same title.
+        share_without_vector: of titles, whose words are all too rare for the vectors; their similarity is 0.
     """
 
     measured: tuple[Measured, ...]
@@ -73,6 +76,11 @@ class ContentReport:
     num_movie_rows: int
     num_book_rows: int
     num_namesakes: int
+    share_without_vector: float
+
+    def chance(self, one: Measured) -> Measured:
+        """What a way is to be compared with: all that it could have chosen."""
+        return self.find("", ANY_OTHER if one.way == WITHIN else ANY)
 
     def find(self, model: str, way: str) -> Measured:
         """What was measured of one way."""
@@ -80,7 +88,7 @@ class ContentReport:
 
     def tests(self, one: Measured) -> dict[str, PairedTest]:
         """Of a way that a model gives: against any of the user's books, and for the translated against the others."""
-        against = {ANY: self.find("", ANY)} if one.model else {}
+        against = {ANY: self.chance(one)} if one.model else {}
         if one.way == TRANSLATED:
             against |= {way: self.find(one.model, way) for way in (UNTRANSLATED, RANDOM_MAP)}
         return {name: difference(one.similarity, other.similarity) for name, other in against.items()}
@@ -91,13 +99,13 @@ class ContentReport:
         rows = []
         for one in self.measured:
             of_seeds = one.similarity.mean(dim=1)
-            base = self.find("", ANY).similarity
+            base = self.chance(one).similarity
             rows.append(
                 {
                     "model": one.model or None,
                     "way": one.way,
                     "similarity": {"mean": float(of_seeds.mean()), "std": spread(of_seeds), "seeds": of_seeds.tolist()},
-                    "namesakes": one.num_namesakes.sum(dim=1).tolist(),
+                    "namesakes": None if one.num_namesakes is None else one.num_namesakes.sum(dim=1).tolist(),
                     "tests": {name: asdict(test) for name, test in self.tests(one).items()},
                     "p_values_of_seeds": [difference(seed[None], base).p_value for seed in one.similarity if one.model],
                 }
@@ -107,7 +115,8 @@ class ContentReport:
 
     def to_markdown(self) -> str:
         """The measure as a table, then what there is to read."""
-        header = ["books of each movie", "title similarity", f"less {ANY}", "less not translated", "less random map"]
+        header = ["books of each movie", "title similarity", "less any of the user's", "less not translated"]
+        header += ["less random map"]
         header += [f"namesakes of {self.num_namesakes}"]
         lines, model = [], ""
         for one in self.measured:
@@ -125,7 +134,8 @@ class ContentReport:
         return (
             f"{self.num_users:,} users with at least {self.min_books} positive training rows of books and one of "
             f"movies (of {self.num_users_of_both:,} with rows in both): {self.num_movie_rows:,} rows of movies, "
-            f"{self.num_book_rows:,} of books."
+            f"{self.num_book_rows:,} of books. {self.share_without_vector:.0%} of all titles have words that are all "
+            "too rare for the vectors: their similarity is 0."
         )
 
     def _line(self, one: Measured) -> list[str]:
@@ -133,7 +143,8 @@ class ContentReport:
         deviation = spread(of_seeds)
         value = f"{float(of_seeds.mean()):.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
         cells = [in_short(tests[name]) if name in tests else "" for name in (ANY, UNTRANSLATED, RANDOM_MAP)]
-        return [one.way, value, *cells, f"{float(one.num_namesakes.sum(dim=1).mean()):.1f}"]
+        namesakes = "" if one.num_namesakes is None else f"{float(one.num_namesakes.sum(dim=1).mean()):.1f}"
+        return [one.way, value, *cells, namesakes]
 
     def write(self, folder: Path) -> Path:
         """Write `table.md` and `table.json`; gives the path of the first."""
@@ -149,6 +160,8 @@ NOTES = """\
 - title similarity: cosine of title vectors (TF-IDF reduced by SVD, brackets at the end of a title left out), mean over
   the five books of each movie, then over a user's movies, then over users; ±: standard deviation over seeds.
 - less ...: difference of users' means over seeds, 95 % interval and two-sided p of a test that flips users' signs.
+- a book's nearest other books: the same within books, by the same model, without a translation: whether the measure
+  finds what is there to be found.
 - namesakes: pairs of a movie and a book of its title in the user's books that are among the five, mean over seeds."""
 
 
