@@ -17,6 +17,7 @@ from isthmus.metrics import PairedTest, paired_test
 TITLE = "CDAnet Figure 2 on books and movies: the five best of Base and of CDAnet"
 MODELS = ("Base", "CDAnet")
 HIT, BAD = "\N{CHECK MARK}", "\N{BALLOT X}"
+LEGEND = f"{HIT} taken by the user, held out    {BAD} drawn, not taken    bold: not in the other list"
 MOST_LETTERS = 44
 
 
@@ -118,7 +119,7 @@ class SideBySide:
         """A panel a user: Base's best at the left, CDAnet's at the right; items that one of them alone has are bold."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11, 0.4 + 1.9 * len(self.pairs)), layout="constrained")
+        figure = Figure(figsize=(11, 0.6 + 1.9 * len(self.pairs)), layout="constrained")
         panels = figure.subplots(max(1, len(self.pairs)), 1, squeeze=False)[:, 0]
         for axes in panels:
             axes.set_axis_off()
@@ -135,6 +136,7 @@ class SideBySide:
                     text = f"{place + 1}. {shortened(one.title)}"
                     # A dollar sign would begin a formula.
                     axes.text(x + 0.03, y, text, weight=weight, fontsize=10, parse_math=False, transform=axes.transAxes)
+        figure.supxlabel(LEGEND, x=0.01, ha="left", fontsize=9)
         figure.savefig(file, dpi=130)
 
 

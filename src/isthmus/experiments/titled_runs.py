@@ -145,7 +145,7 @@ def item_titles(dataset: Dataset) -> list[str]:
     """The title of each item row; row 0, which stands for all unknown items, has an empty one."""
     titles = dataset.titles()
     assert titles is not None, "the data set's declaration names its titles"
-    return [str(title) for title in titles]
+    return [str(title).strip() for title in titles]
 
 
 def without_disambiguation(title: str) -> str:
