@@ -37,7 +37,7 @@ def test_one_training_serves_both_and_started_again_nothing_is_trained(tmp_path:
     assert content["num_users_of_both"] == 25
     assert 0 < content["num_users"] <= 25
     assert content["num_book_rows"] >= 15 * content["num_users"]
-    assert len(content["rows"]) == 2 * 3 + 2
+    assert len(content["rows"]) == 2 * 4 + 3
     side_by_side = json.loads(lists.with_suffix(".json").read_text())
     assert [row["domain"] for row in side_by_side["domains"]] == ["Books", "Movies_and_TV"]
     before = study.read_text(), lists.read_text()

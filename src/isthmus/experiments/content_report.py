@@ -180,6 +180,7 @@ def in_words(reading: Reading) -> str:
     """A movie and its books, a column a way."""
     ways = list(reading.books)
     books = zip(*(reading.books[way] for way in ways), strict=True)
-    rows = [[f"{title} ({similarity:.2f})" for title, similarity in line] for line in books]
+    # Adding 0 makes a rounded -0 a 0.
+    rows = [[f"{title} ({round(similarity, 2) + 0.0:.2f})" for title, similarity in line] for line in books]
     head = f"**{reading.movie}** (user {reading.user}, {reading.num_books} books)"
     return f"{head}\n\n{markdown_table(ways, rows, num_left=len(ways))}"
