@@ -336,7 +336,8 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
     Args:
         name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on Epinions,
             `cdanet-table-7`, its ablations, `cdanet-figure-3`, shares of the training rows, and `cdanet-figure-4`,
-            alpha and beta.
+            alpha and beta; `cdanet-table-6`, books nearest to translated movies, and `cdanet-figure-2`, lists of two
+            models side by side, on `kg_books_movies`.
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
     """
@@ -354,8 +355,19 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
             from isthmus.experiments import cdanet_figures
 
             return cdanet_figures.reproduce(name, data, out, num_seeds=num_seeds, quick=quick)
+        case "cdanet-table-6":
+            from isthmus.experiments import cdanet_table_6
+
+            return cdanet_table_6.reproduce(data, out, num_seeds=num_seeds, quick=quick)
+        case "cdanet-figure-2":
+            from isthmus.experiments import cdanet_figure_2
+
+            return cdanet_figure_2.reproduce(data, out, num_seeds=num_seeds, quick=quick)
         case _:
-            known = "adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3, cdanet-figure-4"
+            known = (
+                "adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3, "
+                "cdanet-figure-4"
+            )
             raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
 
 

@@ -158,7 +158,9 @@ def parser() -> argparse.ArgumentParser:
     add_serving_arguments(verb)
 
     verb["reproduce"].add_argument(
-        "name", help="adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3 or cdanet-figure-4"
+        "name",
+        help="adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3 or "
+        "cdanet-figure-4",
     )
     verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
