@@ -11,6 +11,7 @@ from torch import Tensor
 from isthmus.data.dataset import Dataset, Events, Split
 from isthmus.data.row_statistics import label_statistics
 from isthmus.errors import InputError
+from isthmus.evaluation.item_knn import item_knn_scores
 from isthmus.schema import Scope
 
 RankingReference = Literal[
@@ -19,6 +20,8 @@ RankingReference = Literal[
     "user and item biases",
     "item bias and the user's bias elsewhere",
     "popularity at the time",
+    "item-kNN, own domain",
+    "item-kNN, all domains",
     "LightGBM, own domain",
     "LightGBM, all domains",
 ]
@@ -37,6 +40,7 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0.
     item bias and the user's bias elsewhere: the user's bias is of all other domains; for users new to the domain.
     popularity at the time: positives of the item in the domain in the 180 days before the row.
+    item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
     LightGBM: on means and counts of the user's and the item's training labels, out of fold or before the row, chosen
     early by validation AUC; of the row's domain, or of the others too.
 
@@ -54,6 +58,10 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
             probability = biases(dataset, split, elsewhere=True)
         case "popularity at the time":
             return torch.from_numpy(np.log1p(popularity_at_the_time(dataset, split)))
+        case "item-kNN, own domain":
+            return torch.from_numpy(item_knn_scores(dataset, split, "own"))
+        case "item-kNN, all domains":
+            return torch.from_numpy(item_knn_scores(dataset, split, "all"))
         case "LightGBM, own domain":
             return torch.from_numpy(lightgbm_logits(dataset, split, ("own",)))
         case "LightGBM, all domains":
