@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.small_logs import declaration, write_log
 
 from isthmus.data.dataset import Dataset
 from isthmus.data.prepare import prepare
 from isthmus.evaluation.item_knn import item_knn_scores
 from isthmus.evaluation.ranking_references import reference_logits
-from tests.small_logs import declaration, write_log
 
 # Test has u1's positive b at time 9 and its one negative c; a is in u1's history in the same domain, z in the other.
 EVENTS = """user,item,domain,time

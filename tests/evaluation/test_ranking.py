@@ -108,7 +108,8 @@ def test_a_summary_shows_calibration_before_and_after_the_correction_on_the_same
         **(
             vars(result)
             | {"domain": torch.zeros(4, dtype=torch.int64), "label": torch.tensor([1, 0, 0, 0])}
-            | {"user_rows": torch.full((4,), 9), "item_rows": torch.full((4,), 9)}
+            | {"user_row": torch.ones(4, dtype=torch.int64), "user_rows": torch.full((4,), 9)}
+            | {"item_rows": torch.full((4,), 9)}
         )
     )
     shares = (1 / 3, 1.0)
