@@ -120,8 +120,9 @@ def test_a_summary_shows_calibration_before_and_after_the_correction_on_the_same
     # A half by a quarter is 2; with a third of the negatives kept, a half means 1 in 1 + 3, a quarter: right.
     assert metrics["calibration_uncorrected"] == pytest.approx(2)
     assert metrics["calibration"] == pytest.approx(1)
-    assert metrics["calibration_error_uncorrected"] == pytest.approx(1 / 4)
-    assert metrics["calibration_error"] == pytest.approx(0)
+    # A row a bin: every row is a half off before; after, one is three quarters off and three are a quarter.
+    assert metrics["calibration_error_uncorrected"] == pytest.approx(1 / 2)
+    assert metrics["calibration_error"] == pytest.approx((3 / 4 + 3 * 1 / 4) / 4)
     assert "calibration_uncorrected" in summary.to_markdown()
 
 

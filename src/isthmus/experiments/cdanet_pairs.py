@@ -221,13 +221,13 @@ def new_table(
         "resamplings of the users. One seed has no spread over seeds.",
         *(
             f"{one.method}, less the same with another user's history of the source: "
-            f"{tested(one.method, another_users(one.method), problem, results)}."
+            f"{difference(one.method, another_users(one.method), problem, results)}."
             for one in others
         ),
     ]
     if any(row.method == OWN for row in rows):
-        notes.append(f"{OWN}, less {KNN}: {tested(OWN, KNN, problem, results)}.")
-        notes.append(f"{BOTH}, less {OWN}: {tested(BOTH, OWN, problem, results)}.")
+        notes.append(f"{OWN}, less {KNN}: {difference(OWN, KNN, problem, results)}.")
+        notes.append(f"{BOTH}, less {OWN}: {difference(BOTH, OWN, problem, results)}.")
     else:
         notes.append("Paper-literal: does not measure taste. New items are many of the positives and few negatives.")
     return Table(
@@ -235,7 +235,7 @@ def new_table(
     )
 
 
-def tested(method: str, control: str, problem: Problem, results: Results) -> str:
+def difference(method: str, control: str, problem: Problem, results: Results) -> str:
     """The difference of two methods' macro AUC, after making sure that they are judged on the same rows."""
     for target in problem.targets:
         ours, theirs = results[method, problem.name, target][0], results[control, problem.name, target][0]
