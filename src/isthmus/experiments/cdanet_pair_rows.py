@@ -16,6 +16,7 @@ from isthmus.experiments.cdanet_rows import (
 )
 from isthmus.experiments.ranking_grid import ReferenceRow, Row
 from isthmus.models.cdanet import CDAnetSettings
+from isthmus.models.keep import KEEPSettings
 from isthmus.training.ranking_stages import AnyRankingSettings
 
 OWN_FIELDS = ("history", "item_id", "words")
@@ -25,12 +26,13 @@ OWN, BOTH = "MLP, own history", "MLP, own and the source's history"
 ANOTHER_GROUP = "the source's history of another user"
 KNN = "item-kNN, own domain"
 QUICK_METHODS = (OWN, BOTH, "MMoE", FINE_TUNE, MAIN)
-CONTROLLED, QUICK_CONTROLLED = (BOTH, "MMoE", FINE_TUNE, MAIN), (BOTH, MAIN)
+CONTROLLED, QUICK_CONTROLLED = (BOTH, "MMoE", FINE_TUNE, MAIN), (BOTH,)
 LITERAL_METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN)
 
 # Found by hand on validation rows of grocery and kitchen; searches are around them.
 RANKING = {"embedding_dim": 64, "initial_std": 0.05, "dropout": 0.3, "products": True}
 TRAINING = {"learning_rate": 2e-3, "weight_decay": 0.1, "unseen_items": 0.15}
+SECOND_STAGE = {"later_rate_factor": 0.2}  # at the first stage's rates the second overfits within an epoch
 SEARCH: dict[str, Any] = {
     "training.learning_rate": {"low": 7e-4, "high": 4e-3, "log": True},
     "training.network_learning_rate": {"low": 2e-4, "high": 1e-3, "log": True},
@@ -55,7 +57,9 @@ def adapted(row: Row) -> Row:
     settings = row.settings.model_copy(
         update={
             "ranking": ranking.model_copy(update=known),
-            "training": row.settings.training.model_copy(update=TRAINING),
+            "training": row.settings.training.model_copy(
+                update=TRAINING | (SECOND_STAGE if isinstance(ranking, CDAnetSettings | KEEPSettings) else {})
+            ),
         }
     )
     search = SEARCH | (DROPOUT if "dropout" in known else {}) | (WEIGHTS if is_translating(ranking) else {})
