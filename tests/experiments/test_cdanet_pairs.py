@@ -27,11 +27,11 @@ from isthmus.experiments.cdanet_pair_rows import (
 )
 from isthmus.experiments.cdanet_pairs import (
     another_users_problem,
+    difference,
     new_problem,
     new_table,
     pair_in,
     permuted,
-    difference,
 )
 from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
 from isthmus.experiments.cdanet_table_2 import metrics_of
