@@ -40,9 +40,9 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     item mean, user mean: share of positives in the domain, shrunk to the domain's.
     user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0.
     item bias and the user's bias elsewhere: the user's bias is of all other domains; for users new to the domain.
+    item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
     popularity: training positives of the item in the domain.
     popularity at the time: positives of the item in the domain in the 180 days before the row.
-    item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
     LightGBM: on means and counts of the user's and the item's training labels, out of fold or before the row, chosen
     early by validation AUC; of the row's domain, or of the others too.
 
