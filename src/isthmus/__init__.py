@@ -334,7 +334,8 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
     """Make a published table again; gives the path of the report.
 
     Args:
-        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on Epinions,
+        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on
+            Epinions or, by the files in `data`, on one of three pairs of Amazon categories; on Epinions also
             `cdanet-table-7`, its ablations, `cdanet-figure-3`, shares of the training rows, and `cdanet-figure-4`,
             alpha and beta; `cdanet-table-6`, books nearest to translated movies, and `cdanet-figure-2`, lists of two
             models side by side, on `kg_books_movies`.
@@ -347,8 +348,11 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
 
             return adi_table_3.reproduce(data, out, num_seeds=num_seeds, quick=quick)
         case "cdanet-table-2" | "cdanet-table-7":
-            from isthmus.experiments import cdanet_table_2
+            from isthmus.experiments import cdanet_pairs, cdanet_table_2
 
+            pair = cdanet_pairs.pair_in(data) if name == "cdanet-table-2" else None
+            if pair is not None:
+                return cdanet_pairs.reproduce(pair, data, out, num_seeds=num_seeds, quick=quick)
             ablations = name == "cdanet-table-7"
             return cdanet_table_2.reproduce(data, out, num_seeds=num_seeds, quick=quick, ablations=ablations)
         case "cdanet-figure-3" | "cdanet-figure-4":

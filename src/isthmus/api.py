@@ -1,7 +1,7 @@
 """The verbs on Python objects: train a run, open one, evaluate it, compare two, recommend from it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from isthmus.data.dataset import Dataset, Split
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.compare import Comparison
 from isthmus.evaluation.compare import compare as compare_results
-from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, score_impressions
+from isthmus.evaluation.ranking import RankingResult, corrected_for_sampling, evaluate_ranking, score_impressions
 from isthmus.evaluation.ranking_summary import (
     RankingSummary,
     SavedRanking,
@@ -37,7 +37,7 @@ from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, re
 from isthmus.training.checkpoint import BEST
 from isthmus.training.ranking import Stage, over_domains, validate
 from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
-from isthmus.training.ranking_stages import judged_domains, new_ranking_model
+from isthmus.training.ranking_stages import judged_domains, kept_shares, new_ranking_model
 from isthmus.training.retrieval import selection_value
 from isthmus.training.runs import (
     SETTINGS,
@@ -119,6 +119,11 @@ class RankingRun:
     dataset: Dataset
     model: nn.Module
 
+    @property
+    def kept_shares(self) -> tuple[float, ...]:
+        """Of each domain's negatives, the share that the model was trained on."""
+        return kept_shares(self.dataset, self.settings.training)
+
     @classmethod
     def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "RankingRun":
         """Open the run folder of a click model; arguments and errors are those of `open_run`."""
@@ -132,19 +137,25 @@ class RankingRun:
         return self.path / "evaluation" / f"{split}.parquet"
 
     def evaluate(self, split: Split = "test") -> RankingResult:
-        """Score every held-out row of a split; the result is also written to `evaluation/SPLIT.parquet`."""
+        """Score every held-out row of a split; the result is also written to `evaluation/SPLIT.parquet`.
+
+        Where a share of the negatives was trained on, logits are corrected for it.
+        """
         logit = score_impressions(self.model, self.dataset, split, self.settings.ranking.fields)
         result = evaluate_ranking(logit, self.dataset, split)
+        corrected = corrected_for_sampling(result.logit, result.domain, self.kept_shares)
+        result = replace(result, logit=corrected)
         save_ranking(self.saved(result, split), self.result_file(split))
         return result
 
     def saved(self, result: RankingResult, split: Split) -> SavedRanking:
         """The result with the names of its domains, as summaries and comparisons take it."""
-        return SavedRanking(result, self.dataset.schema.domain_names, split)
+        return SavedRanking(result, self.dataset.schema.domain_names, split, self.kept_shares)
 
     def score(self, rows: Path, out: Path) -> int:
         """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
-        return score_file(self.model, self.dataset, self.settings.ranking.fields, rows, out)
+        fields = self.settings.ranking.fields
+        return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares)
 
     def validation_value(self) -> float:
         """What settings are chosen by: AUC on validation, the mean over the domains that were trained for."""

@@ -52,7 +52,8 @@ class StageTrainer:
         self, model: nn.Module, name: str, domains: Sequence[int], *, alpha: float = 0.0, beta: float = 0.0
     ) -> None:
         """Train a stage from where an earlier training of it stopped; the model ends with its best weights."""
-        stage = Stage(name, self.num_stages, tuple(domains), self.settings.fields, alpha, beta)
+        shares = kept_shares(self.dataset, self.training)
+        stage = Stage(name, self.num_stages, tuple(domains), self.settings.fields, alpha, beta, shares)
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         self.num_stages += 1
@@ -113,6 +114,7 @@ def new_ranking_model(dataset: Dataset, settings: AnyRankingSettings, training: 
             f"{dataset.path}: has no labelled rows to rank; declare 'ranking' in the log's YAML and prepare again"
         )
     domain_numbers(dataset, training.domains, "training.domains")
+    kept_shares(dataset, training)
     sizes = model_sizes(dataset, settings)
     match settings:
         case CTRSettings():
@@ -199,6 +201,19 @@ def targets_of(
     if settings.targets is None:
         return domain_numbers(dataset, training.domains, "training.domains")
     return domain_numbers(dataset, settings.targets, "ranking.targets")
+
+
+def kept_shares(dataset: Dataset, training: RankingTrainingSettings) -> tuple[float, ...]:
+    """Of each domain's negatives, the share that is trained on.
+
+    Raises:
+        InputError: a domain that is named is not a declared one.
+    """
+    share, names = training.negative_share, dataset.schema.domain_names
+    if not isinstance(share, dict):
+        return (share,) * len(names)
+    domain_numbers(dataset, tuple(share), "training.negative_share")
+    return tuple(share.get(name, 1.0) for name in names)
 
 
 def domain_numbers(dataset: Dataset, names: Sequence[str] | None, key: str) -> tuple[int, ...]:
