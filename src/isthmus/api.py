@@ -309,6 +309,7 @@ def bundle(
             targets=ranker.model.targets if isinstance(ranker.model, CDAnet) else (),
             num_candidates=num_candidates,
             score_field=score_field,
+            kept_shares=ranker.kept_shares,
             weights=ranking / BEST,
         )
     elif score_field is not None:

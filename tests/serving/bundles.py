@@ -52,6 +52,7 @@ def new_bundle(
     settings: TwoTowerSettings = PERSONAL,
     domains: tuple[str, ...] | None = None,
     score_field: str | None = None,
+    kept_shares: tuple[float, ...] | None = None,
     index: AnyIndexSettings | None = None,
     exact_below: int = 1000,
 ) -> Manifest:
@@ -61,5 +62,6 @@ def new_bundle(
     click = None
     if ranking is not None:
         model, names = click_model(ranking), domains or ranking.schema.domain_names
-        click = RankingParts(model, CDANET, ranking, names, model.targets, 15, score_field, weights)
+        shares = kept_shares or (1.0,) * ranking.num_domains
+        click = RankingParts(model, CDANET, ranking, names, model.targets, 15, score_field, shares, weights)
     return write_bundle(out, parts, click, exact_below=exact_below, now=NOW)

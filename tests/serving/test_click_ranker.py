@@ -64,13 +64,19 @@ def rich(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The dataset, and a bundle of retrieval and ranking on it whose ranker takes retrieval's score as `found`."""
     folder = tmp_path_factory.mktemp("rich")
     dataset = prepare(rich_log(folder, request.param), folder / "dataset")
-    new_bundle(folder / "bundle", dataset, dataset, score_field="found")
+    new_bundle(folder / "bundle", dataset, dataset, score_field="found", kept_shares=shares(dataset))
     return dataset, open_service(folder / "bundle")
+
+
+def shares(dataset: Dataset) -> tuple[float, ...]:
+    """As if training had kept all negatives of the first domain, half of the second's, a third of the third's."""
+    return tuple(1 / (number + 1) for number in range(dataset.num_domains))
 
 
 def scored(dataset: Dataset, rows: dict[str, list[Any]], folder: Path) -> list[float]:
     pq.write_table(pa.table(rows), folder / "rows.parquet")
-    score_file(click_model(dataset), dataset, CDANET.fields, folder / "rows.parquet", folder / "out.parquet")
+    file, out = folder / "rows.parquet", folder / "out.parquet"
+    score_file(click_model(dataset), dataset, CDANET.fields, file, out, kept_shares=shares(dataset))
     probabilities: list[float] = pq.read_table(folder / "out.parquet")["probability"].to_pylist()
     return probabilities
 

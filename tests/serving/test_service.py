@@ -108,7 +108,8 @@ def test_a_ranked_list_is_the_offline_order_of_retrievals_best(
         retrieved = offline(tiny_dataset, domain, user_row, 15)
         rows = pa.table({"user_id": [user] * 15, "item_id": retrieved, "domain": [name] * 15, "time": [LATER] * 15})
         pq.write_table(rows, tmp_path / "rows.parquet")
-        score_file(click_model(labelled), labelled, CDANET.fields, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+        file, out = tmp_path / "rows.parquet", tmp_path / "out.parquet"
+        score_file(click_model(labelled), labelled, CDANET.fields, file, out, kept_shares=(1.0, 1.0, 1.0))
         probability = np.array(pq.read_table(tmp_path / "out.parquet")["probability"])
         best = np.argsort(-probability, kind="stable")[:10]
         answer = ranked.recommend(RecommendRequest(name, user=user))

@@ -17,7 +17,7 @@ from isthmus.experiments.cdanet_rows import (
 from isthmus.experiments.ranking_grid import ReferenceRow, Row
 from isthmus.models.cdanet import CDAnetSettings
 from isthmus.models.keep import KEEPSettings
-from isthmus.training.ranking_stages import AnyRankingSettings
+from isthmus.models.ranker import AnyRankingSettings
 
 OWN_FIELDS = ("history", "item_id", "words")
 BOTH_FIELDS = (*OWN_FIELDS, "other_history")

@@ -44,7 +44,7 @@ from isthmus.serving.bundle_files import (
     write_manifest,
 )
 from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
-from isthmus.serving.label_counts import label_counts
+from isthmus.serving.row_counts import row_counts
 
 PACKAGES = ("isthmus", "torch", "numpy", "faiss-cpu", "safetensors")
 
@@ -72,6 +72,7 @@ class RankingParts:
         targets: of CDAnet: the numbers of the domains with an augmentation network.
         num_candidates: items that retrieval hands over.
         score_field: the field of side `row` that takes retrieval's score.
+        kept_shares: of each domain's negatives, the share that it was trained on; probabilities are corrected.
     """
 
     model: nn.Module
@@ -81,6 +82,7 @@ class RankingParts:
     targets: tuple[int, ...]
     num_candidates: int
     score_field: str | None
+    kept_shares: tuple[float, ...]
     weights: Path
 
 
@@ -165,9 +167,9 @@ def _write_ranking(
     statistics: dict[str, Tensor] = {}
     for field in ranking.dataset.schema.fields:
         if field.kind == "statistic":
-            counts = label_counts(ranking.dataset, field)
+            counts = row_counts(ranking.dataset, field)
             statistics[f"{field.name}/count"] = torch.from_numpy(counts.count)
-            statistics[f"{field.name}/positives"] = torch.from_numpy(counts.positives)
+            statistics[f"{field.name}/total"] = torch.from_numpy(counts.total)
     save_tensors(folder / "ranking" / "statistics.safetensors", statistics)
     data = "retrieval/data"
     if _manifest_sum(ranking.dataset) != _manifest_sum(retrieval.dataset):
@@ -181,6 +183,7 @@ def _write_ranking(
         targets=ranking.targets,
         num_candidates=ranking.num_candidates,
         score_field=ranking.score_field,
+        kept_shares=ranking.kept_shares,
         known_items=known_items,
     )
 

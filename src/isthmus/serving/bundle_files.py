@@ -67,6 +67,7 @@ class RankingRecord(Part):
     targets: of CDAnet: the numbers of the domains with an augmentation network.
     num_candidates: items that retrieval hands over: as deep as the lists that the model was trained on.
     score_field: the field of side `row` that takes retrieval's score of the item.
+    kept_shares: of each domain's negatives, the share that the model was trained on; probabilities are corrected.
     known_items: of each domain it ranks, the share of the corpus that it knows by id.
     """
 
@@ -77,6 +78,7 @@ class RankingRecord(Part):
     targets: tuple[int, ...]
     num_candidates: int = Field(ge=1)
     score_field: str | None
+    kept_shares: tuple[float, ...]
     known_items: dict[str, float]
 
 

@@ -13,10 +13,11 @@ from isthmus.batch import RankingFeatures
 from isthmus.data.dataset import Column, Dataset, Lists
 from isthmus.data.features import FeatureReader, ranking_sizes, table_sizes
 from isthmus.domains import DomainSlices
+from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet
 from isthmus.models.ranker import new_ranker
 from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
-from isthmus.serving.label_counts import LabelCounts
+from isthmus.serving.row_counts import RowCounts
 from isthmus.serving.view import ContextValue, View
 
 ALL_SIDES = ("user", "context", "item", "row")
@@ -58,7 +59,7 @@ class ClickRanker:
         self.view = View(dataset, fields, by_time=True)
         self.item_reader = FeatureReader(dataset, "item", fields)
         self.row_reader = FeatureReader(dataset, "row", fields)
-        self.domains, self.score_field = record.domains, record.score_field
+        self.domains, self.score_field, self.kept_shares = record.domains, record.score_field, record.kept_shares
         self.model = new_ranker(
             record.settings,
             domain_names=dataset.schema.domain_names,
@@ -71,7 +72,7 @@ class ClickRanker:
         self.statistics = {
             field.name: (
                 field,
-                LabelCounts(counts[f"{field.name}/count"].numpy(), counts[f"{field.name}/positives"].numpy()),
+                RowCounts(counts[f"{field.name}/count"].numpy(), counts[f"{field.name}/total"].numpy()),
             )
             for field in self.row_reader.fields.numbers
             if field.kind == "statistic"
@@ -89,7 +90,8 @@ class ClickRanker:
         logit: Tensor = self.model(features, slices)
         gates = self._gates(features, slices, domain) if with_gates else None
         known = tuple((item_row > 0).tolist())
-        return Ranked(logit.double().sigmoid().numpy(), logit.numpy(), known, gates)
+        corrected = corrected_for_sampling(logit.double(), slices.row_domain(), self.kept_shares)
+        return Ranked(corrected.sigmoid().numpy(), corrected.float().numpy(), known, gates)
 
     def _features(
         self, request: RankRequest, domain: int, user_row: int, item_row: Int[np.ndarray, " item"]

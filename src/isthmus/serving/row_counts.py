@@ -1,4 +1,4 @@
-"""What training labels say of a user, an item or a field's value, as tables that a request reads from."""
+"""What training rows say of a user, an item or a field's value, as tables that a request reads from."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,29 @@ from isthmus.schema import FieldSpec
 
 
 @dataclass(frozen=True)
-class LabelCounts:
-    """Training rows and positives of each key in each domain; key 0, the unseen one, takes part in the totals only."""
+class RowCounts:
+    """Training rows of each key in each domain and the sum of their labels, or of what else a statistic is a mean of.
+
+    Key 0, the unseen one, takes part in the totals only.
+    """
 
     count: Int[np.ndarray, "domain key"]
-    positives: Int[np.ndarray, "domain key"]
+    total: Float[np.ndarray, "domain key"]
 
     def statistic(
         self, key: Int[np.ndarray, " row"], domain: int, field: FieldSpec, *, prior: float
     ) -> Float[np.ndarray, " row"]:
-        """The statistic of rows that come after all of training; see `label_statistics`, whose formula it is."""
-        count, total = self._in_scope(self.count, key, domain, field)
+        """The statistic of rows that come after all of training; see `row_statistics`, whose formula it is."""
+        count, all_count = self._in_scope(self.count, key, domain, field)
         if field.value == "count":
             logarithm: np.ndarray = np.log1p(count)
             return logarithm
-        positives, total_positives = self._in_scope(self.positives, key, domain, field)
-        mean = total_positives / total if total else NO_ROWS_MEAN
+        total, all_total = self._in_scope(self.total, key, domain, field)
+        unknown = NO_ROWS_MEAN if field.column is None else float("nan")
+        mean = all_total / all_count if all_count else unknown
         weight = count + prior
         shrunk: np.ndarray = np.divide(
-            positives + prior * mean, weight, out=np.full(len(key), mean, np.float64), where=weight > 0
+            total + prior * mean, weight, out=np.full(len(key), mean, np.float64), where=weight > 0
         )
         return shrunk
 
@@ -49,20 +53,20 @@ class LabelCounts:
         return np.where(key > 0, values, 0).astype(np.float64), own_total
 
 
-def label_counts(dataset: Dataset, field: FieldSpec) -> LabelCounts:
+def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
     """Count the training rows of a dataset by what a statistic is about."""
     assert dataset.impressions is not None
     assert field.of is not None
     train = dataset.impressions["train"]
-    assert train.label is not None
+    outcome = train.label if field.column is None else train.outcomes[field.column]
+    assert outcome is not None
     num_keys = dataset.vocabulary_sizes[_vocabulary(dataset, field.of)]
     cell = np.asarray(train.domain, np.int64) * num_keys + np.asarray(keys(dataset, train, field.of), np.int64)
     shape = (dataset.num_domains, num_keys)
-    is_positive = np.asarray(train.label) == 1
     size = shape[0] * shape[1]
-    return LabelCounts(
+    return RowCounts(
         np.bincount(cell, minlength=size).reshape(shape).astype(np.int64),
-        np.bincount(cell[is_positive], minlength=size).reshape(shape).astype(np.int64),
+        np.bincount(cell, np.asarray(outcome, np.float64), minlength=size).reshape(shape),
     )
 
 
