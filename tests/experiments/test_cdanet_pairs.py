@@ -17,6 +17,7 @@ from isthmus.evaluation.ranking_references import RankingReference, reference_lo
 from isthmus.experiments.cdanet_pair_rows import (
     BOTH,
     BOTH_FIELDS,
+    JOINT_OWN,
     LITERAL_FIELDS,
     OWN,
     OWN_FIELDS,
@@ -165,10 +166,12 @@ def test_the_sources_history_says_a_taste_that_another_users_does_not(
 def test_the_rows_are_those_of_the_paper_and_one_on_own_history_alone() -> None:
     rows = pair_rows()
     methods = [row.method for row in rows]
-    assert methods[:2] == [OWN, BOTH]
-    assert methods[2:] == [row.method for row in all_rows() if row.method != "MLP"]
+    assert methods[:3] == [OWN, BOTH, JOINT_OWN]
+    assert methods[3:] == [row.method for row in all_rows() if row.method != "MLP"]
     fields = {row.method: row.settings.ranking.fields for row in rows}
     assert fields.pop(OWN) == OWN_FIELDS
+    assert fields.pop(JOINT_OWN) == OWN_FIELDS
+    assert [row.method for row in rows if row.is_single] == [OWN, BOTH]
     assert set(fields.values()) == {BOTH_FIELDS}
     assert all(row.search for row in rows)
     literal = literal_rows(rows)

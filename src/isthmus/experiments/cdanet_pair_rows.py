@@ -1,6 +1,7 @@
 """The rows of CDAnet's tables on logs of purchases alone: every method reads histories, and products of its fields."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from isthmus.experiments.cdanet_rows import (
@@ -23,9 +24,10 @@ OWN_FIELDS = ("history", "item_id", "words")
 BOTH_FIELDS = (*OWN_FIELDS, "other_history")
 LITERAL_FIELDS = ("user_id", "item_id", "words")
 OWN, BOTH = "MLP, own history", "MLP, own and the source's history"
+JOINT_OWN = "MLP on both domains, own histories"
 ANOTHER_GROUP = "the source's history of another user"
 KNN = "item-kNN, own domain"
-QUICK_METHODS = (OWN, BOTH, "MMoE", FINE_TUNE, MAIN)
+QUICK_METHODS = (OWN, BOTH, JOINT_OWN, "MMoE", FINE_TUNE, MAIN)
 CONTROLLED, QUICK_CONTROLLED = (BOTH, "MMoE", FINE_TUNE, MAIN), (BOTH,)
 LITERAL_METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN)
 
@@ -38,16 +40,19 @@ SEARCH: dict[str, Any] = {
     "training.network_learning_rate": {"low": 2e-4, "high": 1e-3, "log": True},
     "training.unseen_items": {"values": [0.1, 0.15, 0.25]},
 }
+FIELDS = {"ranking.fields": {"values": [list(OWN_FIELDS), list(BOTH_FIELDS)]}}
 DROPOUT = {"ranking.dropout": {"values": [0.2, 0.3, 0.4]}}
 
 
 def pair_rows() -> list[Row]:
-    """Every method on own and the source's histories, before them a single domain's on its own history alone."""
+    """Every method; the search says whether it reads the source's history too, save where the row's name does."""
     rows = [adapted(row) for row in all_rows(BOTH_FIELDS)]
     single = next(row for row in rows if row.is_single)
     own = with_fields(single, OWN_FIELDS, OWN)
     both = with_fields(single, BOTH_FIELDS, BOTH)
-    return [own, both, *(row for row in rows if not row.is_single)]
+    joint = replace(own, method=JOINT_OWN, group=JOINT, is_single=False)
+    others = [replace(row, search={**row.search, **FIELDS}) for row in rows if not row.is_single]
+    return [own, both, joint, *others]
 
 
 def adapted(row: Row) -> Row:

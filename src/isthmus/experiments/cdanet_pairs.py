@@ -22,6 +22,7 @@ from isthmus.errors import InputError
 from isthmus.experiments.cdanet_pair_rows import (
     ANOTHER_GROUP,
     BOTH,
+    BOTH_FIELDS,
     CONTROLLED,
     KNN,
     OWN,
@@ -99,7 +100,8 @@ def reproduce(
     others: list[Row] = []
     if has_clock:
         controlled = QUICK_CONTROLLED if quick else CONTROLLED
-        others = [row for row in rows if row.method in controlled]
+        # A row whose search chose own histories alone reads nothing that could be another user's.
+        others = [row for row in rows if row.method in controlled and row.settings.ranking.fields == BOTH_FIELDS]
         results |= run_others(others, problem, data, out, seeds, say)
     table = new_table(f"CDAnet Table 2 on {TITLES[pair]}", rows, others, simple, problem, results)
     report = table.write(out / "cdanet-table-2" / pair.replace("_", "-"))
