@@ -12,6 +12,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.features import RankingReader
 from isthmus.data.new_rows import read_new_rows
 from isthmus.domains import DomainSlices
+from isthmus.errors import InputError
 from isthmus.files import new_file
 
 BLOCK = 16_384
@@ -26,8 +27,10 @@ def score_file(model: nn.Module, dataset: Dataset, fields: tuple[str, ...] | Non
     that are drawn in the same way.
 
     Raises:
-        InputError: the file, a column or a value does not fit; see `read_new_rows`.
+        InputError: the file, a column or a value does not fit, see `read_new_rows`; or `out` is the file of rows.
     """
+    if out.exists() and rows.exists() and out.samefile(rows):
+        raise InputError(f"{out}: holds the rows to score and would be lost; give another file for the probabilities")
     new = read_new_rows(dataset, rows)
     reader = RankingReader(dataset, fields)
     device = next(model.parameters()).device
