@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import isthmus.evaluation.compare
     import isthmus.evaluation.ranking_summary
     import isthmus.evaluation.summary
+    import isthmus.serving.bundle_files
     import isthmus.serving.recommend
     import isthmus.settings
 
 __all__ = [
     "InputError",
     "audit",
+    "bundle",
     "compare",
     "demo",
     "describe",
@@ -32,9 +34,12 @@ __all__ = [
     "open_ranking",
     "open_run",
     "prepare",
+    "publish",
     "recommend",
     "reproduce",
+    "rollback",
     "score",
+    "serve",
     "train",
     "tune",
 ]
@@ -241,13 +246,99 @@ def recommend(
     return open_run(run, dataset=dataset, device=device).recommend(domain, user=user, history=history, k=k)
 
 
+def bundle(
+    retrieval: Path,
+    out: Path,
+    *,
+    ranking: Path | None = None,
+    score_field: str | None = None,
+    num_candidates: int = 200,
+    dataset: Path | None = None,
+    ranking_dataset: Path | None = None,
+    exact_below: int = 100_000,
+) -> "isthmus.serving.bundle_files.Manifest":
+    """Put all that serving needs of a retrieval run and, where given, of a ranking run into one folder.
+
+    Args:
+        score_field: the number field of side `row` in the ranker's data that takes retrieval's score.
+        num_candidates: items that retrieval hands to the click model: as deep as the lists that it was trained on.
+        dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
+        exact_below: a domain with fewer items is searched exactly, a larger one by FAISS.
+    """
+    from isthmus.api import bundle as bundle_runs
+
+    return bundle_runs(
+        retrieval,
+        out,
+        ranking=ranking,
+        score_field=score_field,
+        num_candidates=num_candidates,
+        dataset=dataset,
+        ranking_dataset=ranking_dataset,
+        exact_below=exact_below,
+    )
+
+
+def serve(
+    place: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    token: str | None = None,
+    events: Path | None = None,
+    retention_days: float = 30.0,
+    num_threads: int = 1,
+    queue: int = 32,
+    timeout_s: float = 5.0,
+    max_body_bytes: int = 1 << 20,
+    check: bool = True,
+    shared_metrics: Path | None = None,
+) -> None:
+    """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
+    try:
+        from isthmus.serving.app import ServeSettings
+        from isthmus.serving.server import serve as serve_place
+    except ModuleNotFoundError as error:
+        raise InputError(f"serve: {error.name} is not installed (pip install 'isthmus[serve]')") from error
+    settings = ServeSettings(
+        place,
+        token=token,
+        events=events,
+        retention_days=retention_days,
+        num_threads=num_threads,
+        queue=queue,
+        timeout_s=timeout_s,
+        max_body_bytes=max_body_bytes,
+        check=check,
+        shared_metrics=shared_metrics,
+    )
+    serve_place(settings, host=host, port=port, workers=workers)
+
+
+def publish(bundle: Path, place: Path) -> str:
+    """Let a serving place name a bundle, which its servers then take; gives the bundle's version."""
+    from isthmus.serving.host import publish as publish_bundle
+
+    return publish_bundle(bundle, place)
+
+
+def rollback(place: Path) -> str:
+    """Let a serving place name the bundle before; gives its version."""
+    from isthmus.serving.host import rollback as roll_back
+
+    return roll_back(place)
+
+
 def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False) -> Path:
     """Make a published table again; gives the path of the report.
 
     Args:
-        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on Epinions,
+        name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on
+            Epinions or, by the files in `data`, on one of three pairs of Amazon categories; on Epinions also
             `cdanet-table-7`, its ablations, `cdanet-figure-3`, shares of the training rows, and `cdanet-figure-4`,
-            alpha and beta.
+            alpha and beta; `cdanet-table-6`, books nearest to translated movies, and `cdanet-figure-2`, lists of two
+            models side by side, on `kg_books_movies`.
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
     """
@@ -257,16 +348,30 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
 
             return adi_table_3.reproduce(data, out, num_seeds=num_seeds, quick=quick)
         case "cdanet-table-2" | "cdanet-table-7":
-            from isthmus.experiments import cdanet_table_2
+            from isthmus.experiments import cdanet_pairs, cdanet_table_2
 
+            pair = cdanet_pairs.pair_in(data) if name == "cdanet-table-2" else None
+            if pair is not None:
+                return cdanet_pairs.reproduce(pair, data, out, num_seeds=num_seeds, quick=quick)
             ablations = name == "cdanet-table-7"
             return cdanet_table_2.reproduce(data, out, num_seeds=num_seeds, quick=quick, ablations=ablations)
         case "cdanet-figure-3" | "cdanet-figure-4":
             from isthmus.experiments import cdanet_figures
 
             return cdanet_figures.reproduce(name, data, out, num_seeds=num_seeds, quick=quick)
+        case "cdanet-table-6":
+            from isthmus.experiments import cdanet_table_6
+
+            return cdanet_table_6.reproduce(data, out, num_seeds=num_seeds, quick=quick)
+        case "cdanet-figure-2":
+            from isthmus.experiments import cdanet_figure_2
+
+            return cdanet_figure_2.reproduce(data, out, num_seeds=num_seeds, quick=quick)
         case _:
-            known = "adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3, cdanet-figure-4"
+            known = (
+                "adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3, "
+                "cdanet-figure-4"
+            )
             raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
 
 

@@ -1,7 +1,8 @@
 """The verbs on Python objects: train a run, open one, evaluate it, compare two, recommend from it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import overload
@@ -12,7 +13,7 @@ from isthmus.data.dataset import Dataset, Split
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.compare import Comparison
 from isthmus.evaluation.compare import compare as compare_results
-from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, score_impressions
+from isthmus.evaluation.ranking import RankingResult, corrected_for_sampling, evaluate_ranking, score_impressions
 from isthmus.evaluation.ranking_summary import (
     RankingSummary,
     SavedRanking,
@@ -24,14 +25,19 @@ from isthmus.evaluation.ranking_summary import (
 )
 from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
+from isthmus.files import alone_in
 from isthmus.metrics import domain_means, macro_mean
+from isthmus.models.cdanet import CDAnet
 from isthmus.models.two_tower import TwoTower
+from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
+from isthmus.serving.bundle_files import Manifest
 from isthmus.serving.recommend import Recommendations, Recommender
 from isthmus.serving.score import score_file
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
+from isthmus.training.checkpoint import BEST
 from isthmus.training.ranking import Stage, over_domains, validate
 from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
-from isthmus.training.ranking_stages import judged_domains, new_ranking_model
+from isthmus.training.ranking_stages import judged_domains, kept_shares, new_ranking_model
 from isthmus.training.retrieval import selection_value
 from isthmus.training.runs import (
     SETTINGS,
@@ -113,6 +119,11 @@ class RankingRun:
     dataset: Dataset
     model: nn.Module
 
+    @property
+    def kept_shares(self) -> tuple[float, ...]:
+        """Of each domain's negatives, the share that the model was trained on."""
+        return kept_shares(self.dataset, self.settings.training)
+
     @classmethod
     def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "RankingRun":
         """Open the run folder of a click model; arguments and errors are those of `open_run`."""
@@ -126,19 +137,25 @@ class RankingRun:
         return self.path / "evaluation" / f"{split}.parquet"
 
     def evaluate(self, split: Split = "test") -> RankingResult:
-        """Score every held-out row of a split; the result is also written to `evaluation/SPLIT.parquet`."""
+        """Score every held-out row of a split; the result is also written to `evaluation/SPLIT.parquet`.
+
+        Where a share of the negatives was trained on, logits are corrected for it.
+        """
         logit = score_impressions(self.model, self.dataset, split, self.settings.ranking.fields)
         result = evaluate_ranking(logit, self.dataset, split)
+        corrected = corrected_for_sampling(result.logit, result.domain, self.kept_shares)
+        result = replace(result, logit=corrected)
         save_ranking(self.saved(result, split), self.result_file(split))
         return result
 
     def saved(self, result: RankingResult, split: Split) -> SavedRanking:
         """The result with the names of its domains, as summaries and comparisons take it."""
-        return SavedRanking(result, self.dataset.schema.domain_names, split)
+        return SavedRanking(result, self.dataset.schema.domain_names, split, self.kept_shares)
 
     def score(self, rows: Path, out: Path) -> int:
         """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
-        return score_file(self.model, self.dataset, self.settings.ranking.fields, rows, out)
+        fields = self.settings.ranking.fields
+        return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares)
 
     def validation_value(self) -> float:
         """What settings are chosen by: AUC on validation, the mean over the domains that were trained for."""
@@ -224,33 +241,80 @@ def train(
         say: takes one line an epoch, and what else there is to know.
 
     Raises:
-        InputError: the run folder holds something else, or a run of other settings or another dataset; a setting does
-            not fit the dataset.
+        InputError: the run folder holds something else, or a run of other settings or another dataset, or another
+            process trains there; a setting does not fit the dataset.
     """
     chosen = choose_device(device)
     opened = Dataset.open(dataset)
     if isinstance(settings, RankingRunSettings):
         require_ranking_fit(opened, settings.ranking, settings.training)
-        begin(run, settings.model_dump(mode="json"), opened)
-        network = train_ranking_in_folder(
-            run, opened, settings.ranking, settings.training, device=chosen, say=say, show_progress=show_progress
-        )
+        with alone_in(run):
+            begin(run, settings.model_dump(mode="json"), opened)
+            network = train_ranking_in_folder(
+                run, opened, settings.ranking, settings.training, device=chosen, say=say, show_progress=show_progress
+            )
         return RankingRun(run, settings, opened, network)
     if settings.parameter_budget is not None:
         fitted = fit_budget(opened, settings.retrieval, settings.parameter_budget)
         settings = settings.model_copy(update={"retrieval": fitted})
     require_fit(opened, settings.retrieval)
-    begin(run, settings.model_dump(mode="json"), opened)
-    model = train_in_folder(
-        run,
-        opened,
-        settings.retrieval,
-        settings.training,
-        device=chosen,
-        say=say,
-        show_progress=show_progress,
-    )
+    with alone_in(run):
+        begin(run, settings.model_dump(mode="json"), opened)
+        model = train_in_folder(
+            run,
+            opened,
+            settings.retrieval,
+            settings.training,
+            device=chosen,
+            say=say,
+            show_progress=show_progress,
+        )
     return Run(run, settings, opened, model)
+
+
+def bundle(
+    retrieval: Path,
+    out: Path,
+    *,
+    ranking: Path | None = None,
+    score_field: str | None = None,
+    num_candidates: int = 200,
+    dataset: Path | None = None,
+    ranking_dataset: Path | None = None,
+    exact_below: int = 100_000,
+) -> Manifest:
+    """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
+
+    Args:
+        score_field: the number field of side `row` in the ranker's data that takes retrieval's score.
+        num_candidates: items that retrieval hands to the click model, at least as many as are asked for.
+        dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
+        exact_below: a domain with fewer items is searched exactly.
+
+    Raises:
+        InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
+    """
+    run = Run.open(retrieval, dataset, device="cpu")
+    parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
+    click = None
+    if ranking is not None:
+        ranker = RankingRun.open(ranking, ranking_dataset, device="cpu")
+        chosen, names = ranker.settings.ranking, ranker.dataset.schema.domain_names
+        judged = judged_domains(ranker.dataset, chosen, ranker.settings.training)
+        click = RankingParts(
+            model=ranker.model,
+            settings=chosen,
+            dataset=ranker.dataset,
+            domains=tuple(names[number] for number in judged),
+            targets=ranker.model.targets if isinstance(ranker.model, CDAnet) else (),
+            num_candidates=num_candidates,
+            score_field=score_field,
+            kept_shares=ranker.kept_shares,
+            weights=ranking / BEST,
+        )
+    elif score_field is not None:
+        raise InputError(f"score_field: {score_field!r} is of the ranker's data, and no ranking run is given")
+    return write_bundle(out, parts, click, exact_below=exact_below, now=datetime.now(UTC))
 
 
 def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> AnySummary:

@@ -16,6 +16,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 import isthmus
+from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 
 VERBS = {
@@ -30,6 +31,10 @@ VERBS = {
     "tune": "search settings on validation data, with the same number of trials for any model",
     "score": "the probabilities of a file of rows, by a click model",
     "recommend": "the best items of a domain for a user, or for all users into a file",
+    "bundle": "put all that serving needs into one folder",
+    "serve": "answer requests from a bundle over HTTP",
+    "publish": "let a serving place name a bundle, which its servers then take",
+    "rollback": "let a serving place name the bundle before",
     "reproduce": "make a published table again",
     "demo": "run everything once",
 }
@@ -152,8 +157,12 @@ def parser() -> argparse.ArgumentParser:
     _device(verb["recommend"])
     _json(verb["recommend"])
 
+    add_serving_arguments(verb)
+
     verb["reproduce"].add_argument(
-        "name", help="adi-table-3, cdanet-table-2, cdanet-table-7, cdanet-figure-3 or cdanet-figure-4"
+        "name",
+        help="adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3 or "
+        "cdanet-figure-4",
     )
     verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
@@ -201,6 +210,8 @@ def run_verb(given: argparse.Namespace) -> int:
             print(f"{given.out}: {num_rows} rows written")
         case "recommend":
             _recommend(given)
+        case "bundle" | "serve" | "publish" | "rollback":
+            run_serving_verb(given)
         case "reproduce":
             report = isthmus.reproduce(given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick)
             print(f"{report}: written")

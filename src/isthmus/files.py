@@ -1,5 +1,6 @@
 """Files that are whole or as they were, YAML read with its mistakes named, and Markdown tables."""
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,32 @@ def new_file(file: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none, and let no other process in that asks in the same way.
+
+    The system lets go of the folder when the process ends, however it ends.
+
+    Raises:
+        InputError: another one is in it, or the path is no folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder}: is a file; give the path of a folder") from None
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process trains there; wait for its end, or give another folder"
+            ) from None
+        yield
+    finally:
+        os.close(place)
 
 
 def write_text(file: Path, text: str) -> None:

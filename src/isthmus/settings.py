@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isthmus.errors import InputError, explain
 from isthmus.files import read_yaml
+from isthmus.models.ranker import RankingSettings
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.indexes import ExactIndexSettings, IndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
-from isthmus.training.ranking_stages import RankingSettings
 from isthmus.training.retrieval import TrainingSettings
 
 DEFAULT_SETTINGS = """\

@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.small_logs import EVENTS, write_log
+from tests.small_logs import EVENTS, declaration, write_log
 
 from isthmus.data.audit import audit
 from isthmus.data.dataset import DatasetError
@@ -25,6 +25,16 @@ def test_counts_are_those_of_the_log(tmp_path: Path) -> None:
     text = description.to_markdown()
     assert "| test positives, item not in training | 0 | 1 |" in text
     assert "| a | 3 / 2 | 3 / 1 |" in text
+
+
+def test_labelled_rows_are_counted_with_their_share_of_positives(tmp_path: Path) -> None:
+    content = declaration(ranking={"negatives": "explicit"})
+    content["events"]["positive"] = {"column": "hour", "at_least": 10}
+    description = describe(prepare(write_log(tmp_path / "log", content), tmp_path / "out").path)
+    # In a the hours 9, 10, 9, 12 are training and 13 is validation; in b 9, 11, 9, 10 and, for test, 14.
+    assert description.labelled == {"train": ((4, 2), (4, 2)), "valid": ((1, 1), (0, 0)), "test": ((0, 0), (1, 1))}
+    assert "| train | 4 / 50.0% | 4 / 50.0% |" in description.to_markdown()
+    assert "Labelled rows" not in describe(prepare(write_log(tmp_path / "plain"), tmp_path / "two").path).to_markdown()
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:

@@ -79,11 +79,56 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_the_correction_for_sampled_negatives_by_hand() -> None:
-    logit = torch.tensor([0.5], dtype=torch.float64).logit()
-    # One positive for each kept negative, a tenth of negatives kept: one in eleven.
-    assert float(corrected_for_sampling(logit, 0.1).sigmoid()) == pytest.approx(1 / 11)
-    with pytest.raises(ValueError, match="kept_share"):
-        corrected_for_sampling(logit, 0.0)
+    logit = torch.tensor([0.5, 0.5, 0.75], dtype=torch.float64).logit()
+    # One positive for each kept negative, a tenth of negatives kept: one in eleven. Where all are kept, as it was.
+    # Three positives for each kept negative, a tenth kept: three in thirteen.
+    domain = torch.tensor([1, 0, 1])
+    corrected = corrected_for_sampling(logit, domain, (1.0, 0.1)).sigmoid()
+    assert corrected.tolist() == pytest.approx([1 / 11, 1 / 2, 3 / 13])
+    with pytest.raises(ValueError, match="kept_shares must be above 0 and at most 1, got 0"):
+        corrected_for_sampling(logit, domain, (1.0, 0.0))
+
+
+def test_the_correction_leaves_every_domains_order_as_it_was() -> None:
+    result = result_of()
+    moved = RankingResult(
+        **(vars(result) | {"logit": corrected_for_sampling(result.logit, result.domain, (0.02, 0.5))})
+    )
+    before, after = ranking_metrics(result, NAMES), ranking_metrics(moved, NAMES)
+    for name in NAMES:
+        assert after[name]["auc"] == before[name]["auc"]
+        assert after[name]["grouped_auc"] == before[name]["grouped_auc"]
+        assert after[name]["calibration"] < before[name]["calibration"]
+
+
+def test_a_summary_shows_calibration_before_and_after_the_correction_on_the_same_rows(tmp_path: Path) -> None:
+    result = result_of(rows=4)
+    half = torch.zeros(4, dtype=torch.float64)  # what the model says: one half, of four rows of which one is positive
+    changed = RankingResult(
+        **(
+            vars(result)
+            | {"domain": torch.zeros(4, dtype=torch.int64), "label": torch.tensor([1, 0, 0, 0])}
+            | {"user_row": torch.ones(4, dtype=torch.int64), "user_rows": torch.full((4,), 9)}
+            | {"item_rows": torch.full((4,), 9)}
+        )
+    )
+    shares = (1 / 3, 1.0)
+    corrected = RankingResult(**(vars(changed) | {"logit": corrected_for_sampling(half, changed.domain, shares)}))
+    save_ranking(SavedRanking(corrected, NAMES, "test", shares), tmp_path / "r.parquet")
+    summary = summarise_ranking(load_ranking(tmp_path / "r.parquet"), num_resamples=2)
+    metrics = summary.slices["all rows"][0].metrics
+    # A half by a quarter is 2; with a third of the negatives kept, a half means 1 in 1 + 3, a quarter: right.
+    assert metrics["calibration_uncorrected"] == pytest.approx(2)
+    assert metrics["calibration"] == pytest.approx(1)
+    # A row a bin: every row is a half off before; after, one is three quarters off and three are a quarter.
+    assert metrics["calibration_error_uncorrected"] == pytest.approx(1 / 2)
+    assert metrics["calibration_error"] == pytest.approx((3 / 4 + 3 * 1 / 4) / 4)
+    assert "calibration_uncorrected" in summary.to_markdown()
+
+
+def test_without_thinned_negatives_a_summary_has_no_uncorrected_columns() -> None:
+    summary = summarise_ranking(SavedRanking(result_of(), NAMES, "test", (1.0, 1.0)), num_resamples=2)
+    assert "uncorrected" not in summary.to_markdown()
 
 
 def test_weights_of_users_count_their_rows_as_often() -> None:

@@ -14,7 +14,9 @@ from isthmus.api import train as train_run
 from isthmus.cli import main
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
-from isthmus.evaluation.ranking import score_impressions
+from isthmus.evaluation.ranking import ranking_metrics, score_impressions
+from isthmus.evaluation.ranking_summary import RankingSummary
+from isthmus.serving.score import score_file
 from isthmus.settings import RankingRunSettings, read_any_settings
 from isthmus.training.checkpoint import write_checkpoint
 
@@ -95,6 +97,50 @@ def test_balance_and_order_and_share_change_the_steps(labelled: Dataset, tmp_pat
         assert any(not torch.equal(plain[key], other[key]) for key in plain)
 
 
+def test_a_run_on_a_share_of_the_negatives_gives_corrected_probabilities(labelled: Dataset, tmp_path: Path) -> None:
+    run = trained(labelled, tmp_path / "run", "cdanet", negative_share={"video": 0.25, "news": 0.5})
+    assert run.kept_shares == (1.0, 0.25, 0.5)  # shop, which is not named, keeps all
+    raw = score_impressions(run.model, labelled, "test", None)
+    result = run.evaluate("test")
+    # log 1, log 1/4 and log 1/2, by domain.
+    moved = torch.tensor([0.0, -1.386294361, -0.693147181], dtype=torch.float64)[result.domain]
+    assert torch.allclose(result.logit, raw + moved, atol=1e-6)
+    summary = evaluate(tmp_path / "run")
+    assert isinstance(summary, RankingSummary)
+    video = next(group for group in summary.slices["all rows"] if group.name == "video").metrics
+    assert video["calibration"] < video["calibration_uncorrected"]
+
+
+def test_validation_log_loss_is_that_of_corrected_probabilities(labelled: Dataset, tmp_path: Path) -> None:
+    run = trained(labelled, tmp_path / "run", "ctr", epochs=1, negative_share=0.1)
+    result = run.evaluate("valid")
+    expected = ranking_metrics(result, labelled.schema.domain_names)["macro"]["log_loss"]
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["valid"]["log_loss"] == pytest.approx(expected)
+
+
+def test_a_file_of_rows_is_scored_with_the_same_correction(labelled: Dataset, tmp_path: Path) -> None:
+    trained(labelled, tmp_path / "run", "fm", epochs=1, negative_share={"shop": 0.5})
+    users, items = labelled.vocabulary("user")[:3], labelled.vocabulary("item")[:3]
+    lines = [
+        f"{user},{item},{domain},9e9" for domain in ("shop", "news") for user, item in zip(users, items, strict=True)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["user_id,item_id,domain,time", *lines]) + "\n", encoding="utf-8")
+    opened = open_run(tmp_path / "run", device="cpu")
+    assert isinstance(opened, RankingRun)
+    opened.score(tmp_path / "rows.csv", tmp_path / "corrected.parquet")
+    score_file(
+        opened.model, labelled, None, tmp_path / "rows.csv", tmp_path / "raw.parquet", kept_shares=(1.0, 1.0, 1.0)
+    )
+    after, before = (
+        torch.tensor(pq.read_table(tmp_path / f"{name}.parquet")["probability"].to_pylist()).double()
+        for name in ("corrected", "raw")
+    )
+    # p / (p + (1 - p) / w): w is 1/2 in the shop, 1 in the news.
+    assert torch.allclose(after[:3], before[:3] / (before[:3] + 2 * (1 - before[:3])), atol=1e-6)
+    assert torch.allclose(after[3:], before[3:])
+
+
 def test_a_file_of_rows_is_scored_as_the_test_rows_are(labelled: Dataset, tmp_path: Path) -> None:
     run = trained(labelled, tmp_path / "run", "ctr")
     assert labelled.impressions is not None
@@ -153,6 +199,8 @@ def test_evaluate_and_compare_say_what_a_ranker_is_worth(
             ["training.domains=[shopp]"],
             "training.domains: 'shopp' is not a domain of the dataset; did you mean 'shop'?",
         ),
+        (["training.negative_share={radio: 0.5}"], "training.negative_share: 'radio' is not a domain"),
+        (["training.negative_share=0"], "negative_share"),
         (["ranking.targets=[radio]"], "ranking.targets: 'radio' is not a domain"),
         (["ranking.fields=[colour]"], "ranking.fields: unknown field 'colour'"),
         (["ranking.alpha=-1"], "alpha"),

@@ -1,5 +1,6 @@
 """What a dataset holds: the counts that the papers' data tables give."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,17 @@ class DomainSummary:
 
 @dataclass(frozen=True)
 class Description:
-    """Counts by domain, and how many users and items each pair of domains shares."""
+    """Counts by domain, and how many users and items each pair of domains shares.
+
+    Attributes:
+        labelled: by split, each domain's labelled rows and how many of them are positives; empty without ranking.
+    """
 
     name: str
     domains: tuple[DomainSummary, ...]
     user_overlap: tuple[tuple[int, ...], ...]
     item_overlap: tuple[tuple[int, ...], ...]
+    labelled: Mapping[str, tuple[tuple[int, int], ...]]
 
     def to_markdown(self) -> str:
         """Two tables: counts by domain, and `users / items` in common."""
@@ -65,9 +71,15 @@ class Description:
             [name, *(f"{user:,} / {item:,}" for user, item in zip(users, items, strict=True))]
             for name, users, items in zip(names, self.user_overlap, self.item_overlap, strict=True)
         ]
+        of_labels = [
+            [split, *(f"{count:,} / {positives / count:.1%}" if count else "0" for count, positives in by_domain)]
+            for split, by_domain in self.labelled.items()
+        ]
+        labels = f"\nLabelled rows / share of positives:\n\n{markdown_table(['', *names], of_labels)}\n"
         return (
             f"## {self.name}\n\n{markdown_table(['', *names], counts)}\n\n"
             f"Users / items in common (training and validation):\n\n{markdown_table(['', *names], shared)}\n"
+            f"{labels if of_labels else ''}"
         )
 
 
@@ -97,4 +109,8 @@ def describe(path: Path) -> Description:
         domains=domains,
         user_overlap=tuple(tuple(row) for row in counts["user_overlap"]),
         item_overlap=tuple(tuple(row) for row in counts["item_overlap"]),
+        labelled={
+            split: tuple((rows[domain.name]["rows"], rows[domain.name]["positives"]) for domain in domains)
+            for split, rows in manifest["impressions"].items()
+        },
     )

@@ -290,10 +290,14 @@ class RankingReader:
         self.item = FeatureReader(dataset, "item", chosen)
         self.row = FeatureReader(dataset, "row", chosen)
 
-    def read(self, events: Events, rows: Rows, split: str) -> RankingFeatures:
-        """The features of given rows of a split's impressions."""
+    def read(
+        self, events: Events, rows: Rows, split: str, *, is_unseen: NDArray[np.bool_] | None = None
+    ) -> RankingFeatures:
+        """The features of given rows of a split's impressions; `is_unseen` says whose item is read as unknown."""
         user_row = np.asarray(events.user_row[rows], dtype=np.int64)
         item_row = np.asarray(events.item_row[rows], dtype=np.int64)
+        if is_unseen is not None:
+            item_row = np.where(is_unseen, 0, item_row)
         domain = np.asarray(events.domain[rows], dtype=np.int64)
         span = None if self.user.history is None else self.user.history.event_span(events, rows, split)
         return RankingFeatures(

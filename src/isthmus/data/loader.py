@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from isthmus.batch import RankingBatch, RetrievalBatch
-from isthmus.data.dataset import Dataset
+from isthmus.data.dataset import Column, Dataset
 from isthmus.data.features import FeatureReader, HistoryReader, RankingReader, Rows, to_bag
 from isthmus.domains import DomainSlices
 
@@ -82,12 +83,22 @@ def steps_in_turn(rows: Sequence[Rows], batch_size: int, seed: tuple[int, int]) 
     return [steps[place] for place in generator.permutation(len(steps))]
 
 
+def without_some_negatives(rows: Rows, label: Column, share: float, generator: np.random.Generator) -> Rows:
+    """The rows in their order, of which a share of the negatives is kept and every positive."""
+    is_positive = np.asarray(label[rows]) > 0
+    negatives = generator.permutation(rows[~is_positive])
+    return np.sort(np.concatenate([rows[is_positive], negatives[: max(1, round(share * len(negatives)))]]))
+
+
 class RankingLoader:
     """Batches of a dataset's labelled training rows; the batches of an epoch depend on seed and epoch alone.
 
     Args:
         domains: numbers of the domains whose rows are taken; None: all.
         share: of each domain's rows, the share that is kept, drawn by the seed; above 0, at most 1.
+        negative_shares: of each domain's rows that are negatives, the share of these that is kept, alike; None: all.
+        unseen_items: in each epoch, the share of rows whose item is read as one that training does not know, drawn
+            anew; at least 0, below 1.
         in_turn: a batch holds rows of one domain alone, instead of its share of each.
     """
 
@@ -100,23 +111,30 @@ class RankingLoader:
         fields: Sequence[str] | None = None,
         domains: Sequence[int] | None = None,
         share: float = 1.0,
+        negative_shares: Sequence[float] | None = None,
+        unseen_items: float = 0.0,
         in_turn: bool = False,
     ) -> None:
         if batch_size < 2:
             raise ValueError(f"batch_size must be 2 or more, got {batch_size}")
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {share}")
+        if not 0 <= unseen_items < 1:
+            raise ValueError(f"unseen_items must be at least 0 and below 1, got {unseen_items}")
         assert dataset.impressions is not None, "the dataset declares no ranking"
         self.events = dataset.impressions["train"]
         assert self.events.label is not None
         self.reader = RankingReader(dataset, fields)
         self.batch_size, self.seed, self.in_turn = batch_size, seed, in_turn
-        generator = np.random.default_rng(seed)
+        self.unseen_items = unseen_items
+        generator, thinning = np.random.default_rng(seed), np.random.default_rng([seed, 1])
         self.rows: list[Rows] = []
         for domain, (first, last) in enumerate(pairwise(self.events.domain_bounds(dataset.num_domains))):
             own = np.arange(first, last)
             if share < 1:
                 own = np.sort(generator.permutation(own)[: max(1, round(share * len(own)))])
+            if negative_shares is not None and negative_shares[domain] < 1:
+                own = without_some_negatives(own, self.events.label, negative_shares[domain], thinning)
             self.rows.append(own if domains is None or domain in domains else own[:0])
         self.num_rows = sum(len(own) for own in self.rows)
 
@@ -128,12 +146,16 @@ class RankingLoader:
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RankingBatch]:
         """The batches of an epoch from `first_step` on."""
+        # Drawn for the whole epoch at once, so that it does not matter where an epoch is taken up.
+        drawn = np.random.default_rng([self.seed, epoch, 1]).random(self.events.num_rows)
         for parts in self.steps(epoch)[first_step:]:
             rows = np.concatenate(parts)
-            yield self.batch(rows, DomainSlices.from_counts([len(part) for part in parts]))
+            slices = DomainSlices.from_counts([len(part) for part in parts])
+            yield self.batch(rows, slices, is_unseen=drawn[rows] < self.unseen_items)
 
-    def batch(self, rows: Rows, domain_slices: DomainSlices) -> RankingBatch:
-        """The batch of given rows, which lie sorted by domain."""
+    def batch(self, rows: Rows, domain_slices: DomainSlices, *, is_unseen: NDArray[np.bool_]) -> RankingBatch:
+        """The batch of given rows, which lie sorted by domain; `is_unseen` says whose item is read as unknown."""
         assert self.events.label is not None
         label = torch.from_numpy(np.asarray(self.events.label[rows], dtype=np.float32))
-        return RankingBatch(self.reader.read(self.events, rows, "train"), label, domain_slices)
+        features = self.reader.read(self.events, rows, "train", is_unseen=is_unseen)
+        return RankingBatch(features, label, domain_slices)

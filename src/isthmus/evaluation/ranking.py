@@ -154,15 +154,23 @@ def calibration_error(result: RankingResult, num_bins: int = NUM_BINS) -> Float[
     return torch.stack(distance).sum() / label.numel()
 
 
-def corrected_for_sampling(logit: Float[Tensor, " row"], kept_share: float) -> Float[Tensor, " row"]:
-    """Logits of a model trained on a share of negatives, as they are where all of them occur: p / (p + (1 - p) / w).
+def corrected_for_sampling(
+    logit: Float[Tensor, " row"], domain: Int[Tensor, " row"], kept_shares: Sequence[float]
+) -> Float[Tensor, " row"]:
+    """Logits of a model trained on a share w of the negatives, as they are where all occur: p / (p + (1 - p) / w).
+
+    Within a domain all rows move alike, by log w, so that no order and no AUC of a domain changes.
 
     Args:
-        kept_share: w, the share of negatives that training has kept; above 0, at most 1.
+        kept_shares: w of each domain, the share of its negatives that training has kept; above 0, at most 1.
 
     Raises:
-        ValueError: the share is out of range.
+        ValueError: a share is out of range.
+
+    Source: He et al. 2014, section 6.3.
     """
-    if not 0 < kept_share <= 1:
-        raise ValueError(f"kept_share must be above 0 and at most 1, got {kept_share}")
-    return logit + float(np.log(kept_share))
+    for share in kept_shares:
+        if not 0 < share <= 1:
+            raise ValueError(f"kept_shares must be above 0 and at most 1, got {share}")
+    log_share = torch.tensor(kept_shares, dtype=torch.float64, device=logit.device).log()
+    return logit + log_share[domain].to(logit.dtype)

@@ -12,6 +12,7 @@ from torch import Tensor
 from isthmus.data.dataset import Dataset, Events, Split
 from isthmus.data.row_statistics import row_statistics
 from isthmus.errors import InputError
+from isthmus.evaluation.item_knn import item_knn_scores
 from isthmus.schema import Scope
 
 RankingReference = Literal[
@@ -19,7 +20,10 @@ RankingReference = Literal[
     "user mean",
     "user and item biases",
     "item bias and the user's bias elsewhere",
+    "popularity",
     "popularity at the time",
+    "item-kNN, own domain",
+    "item-kNN, all domains",
     "LightGBM, own domain",
     "LightGBM, all domains",
 ]
@@ -38,6 +42,8 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     item mean, user mean: share of positives in the domain, shrunk to the domain's.
     user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0.
     item bias and the user's bias elsewhere: the user's bias is of all other domains; for users new to the domain.
+    item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
+    popularity: training positives of the item in the domain.
     popularity at the time: positives of the item in the domain in the 180 days before the row.
     LightGBM: on counts of the user's and the item's training rows and means of their labels, and of the outcomes that
     the dataset declares statistics of, out of fold or before the row, chosen early by validation AUC; of the row's
@@ -55,8 +61,16 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
             probability = biases(dataset, split, elsewhere=False)
         case "item bias and the user's bias elsewhere":
             probability = biases(dataset, split, elsewhere=True)
+        case "popularity":
+            rows = rows_of(dataset, split)
+            count = np.asarray(dataset.item_count)[np.asarray(rows.domain, np.int64), np.asarray(rows.item_row)]
+            return torch.from_numpy(np.log1p(count.astype(np.float64)))
         case "popularity at the time":
             return torch.from_numpy(np.log1p(popularity_at_the_time(dataset, split)))
+        case "item-kNN, own domain":
+            return torch.from_numpy(item_knn_scores(dataset, split, "own"))
+        case "item-kNN, all domains":
+            return torch.from_numpy(item_knn_scores(dataset, split, "all"))
         case "LightGBM, own domain":
             return torch.from_numpy(lightgbm_logits(dataset, split, ("own",)))
         case "LightGBM, all domains":

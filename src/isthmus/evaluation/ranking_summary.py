@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,40 @@ from isthmus.metrics import Interval, PairedTest, auc_by_group
 
 COLD_ROWS = 5
 NUM_RESAMPLES = 1000
-KIND = b"isthmus_ranking"
+KIND, KEPT_SHARES = b"isthmus_ranking", b"kept_shares"
+BEFORE = {"calibration": "calibration_uncorrected", "calibration_error": "calibration_error_uncorrected"}
 TESTED = ("auc", "grouped_auc", "log_loss")
 
 
 @dataclass(frozen=True)
 class SavedRanking:
-    """An evaluation as it lies on disk: its lines, and what their domain numbers mean."""
+    """An evaluation as it lies on disk: its lines, and what their domain numbers mean.
+
+    Attributes:
+        kept_shares: of each domain's negatives, the share that was trained on, for which the logits are corrected;
+            empty: all of them.
+    """
 
     result: RankingResult
     domain_names: tuple[str, ...]
     split: str
+    kept_shares: tuple[float, ...] = ()
+
+    def uncorrected(self) -> RankingResult:
+        """The result with the logits as the model gave them."""
+        shares = torch.tensor(self.kept_shares or [1.0] * len(self.domain_names), dtype=torch.float64)
+        return replace(self.result, logit=self.result.logit - shares.log()[self.result.domain])
 
 
 def save_ranking(saved: SavedRanking, file: Path) -> None:
     """Write a line a row to a Parquet file."""
     columns = {name: pa.array(column.numpy()) for name, column in vars(saved.result).items()}
-    meaning = {KIND: b"1", b"domain_names": json.dumps(saved.domain_names).encode(), b"split": saved.split.encode()}
+    meaning = {
+        KIND: b"1",
+        b"domain_names": json.dumps(saved.domain_names).encode(),
+        b"split": saved.split.encode(),
+        KEPT_SHARES: json.dumps(saved.kept_shares).encode(),
+    }
     with new_file(file) as partial:
         pq.write_table(pa.table(columns).replace_schema_metadata(meaning), partial)
 
@@ -62,7 +79,10 @@ def load_ranking(file: Path) -> SavedRanking:
     meaning = table.schema.metadata
     columns = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
     return SavedRanking(
-        RankingResult(**columns), tuple(json.loads(meaning[b"domain_names"])), meaning[b"split"].decode()
+        RankingResult(**columns),
+        tuple(json.loads(meaning[b"domain_names"])),
+        meaning[b"split"].decode(),
+        tuple(json.loads(meaning.get(KEPT_SHARES, b"[]"))),
     )
 
 
@@ -105,6 +125,15 @@ class RankingSummary:
     def to_markdown(self) -> str:
         """A table a slice; an interval stands in brackets behind its value."""
         texts = [f"Split {self.split}; 95% intervals from resampling users. Grouped AUC: users weighted by their rows."]
+        is_corrected = any(
+            BEFORE["calibration"] in group.metrics for groups in self.slices.values() for group in groups
+        )
+        shown = (*METRICS, *BEFORE.values()) if is_corrected else METRICS
+        if is_corrected:
+            texts.append(
+                "Trained on a share of the negatives: logits are corrected for it. 'uncorrected' is what the "
+                "probabilities would be worth without that, on the same rows."
+            )
         for name, groups in self.slices.items():
             rows = [
                 [
@@ -112,21 +141,19 @@ class RankingSummary:
                     f"{group.num_rows:,}",
                     f"{group.num_positives:,}",
                     f"{group.num_users:,}",
-                    *(_shown(group, metric) for metric in METRICS),
+                    *(_shown(group, metric) for metric in shown),
                 ]
                 for group in groups
                 if group.num_rows
             ]
             texts.append(f"## {name.capitalize()}")
-            texts.append(
-                markdown_table(["domain", "rows", "positives", "users", *METRICS], rows) if rows else "No rows."
-            )
+            texts.append(markdown_table(["domain", "rows", "positives", "users", *shown], rows) if rows else "No rows.")
         return "\n\n".join(texts)
 
 
 def summarise_ranking(saved: SavedRanking, *, num_resamples: int = NUM_RESAMPLES) -> RankingSummary:
     """Sum up a result: all rows, and those of users and items of which training knows little or much in the domain."""
-    result = saved.result
+    result, uncorrected = saved.result, saved.uncorrected()
     slices = {
         "all rows": torch.ones_like(result.domain, dtype=torch.bool),
         f"cold users (fewer than {COLD_ROWS} training rows in the domain)": result.user_rows < COLD_ROWS,
@@ -138,6 +165,10 @@ def summarise_ranking(saved: SavedRanking, *, num_resamples: int = NUM_RESAMPLES
     for name, keep in slices.items():
         part = result.select(keep)
         metrics = ranking_metrics(part, saved.domain_names)
+        if any(share < 1 for share in saved.kept_shares):
+            before = ranking_metrics(uncorrected.select(keep), saved.domain_names)
+            for domain, values in before.items():
+                metrics[domain] |= {name: values[metric] for metric, name in BEFORE.items()}
         lines = []
         for number, domain in enumerate([*saved.domain_names, MACRO]):
             own = part if domain == MACRO else part.select(part.domain == number)

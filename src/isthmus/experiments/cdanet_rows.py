@@ -18,9 +18,9 @@ from isthmus.models.ctr import CTRSettings
 from isthmus.models.ddtcdr import DDTCDRSettings
 from isthmus.models.factorisation_machine import FactorisationMachineSettings
 from isthmus.models.keep import KEEPSettings
+from isthmus.models.ranker import AnyRankingSettings
 from isthmus.settings import RankingRunSettings
 from isthmus.training.ranking import RankingTrainingSettings
-from isthmus.training.ranking_stages import AnyRankingSettings
 
 SIMPLE, SINGLE, JOINT, CONTROL, CDANET, STATISTICS = (
     "simple methods",

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -20,6 +22,18 @@ class KeptJob(Protocol):
     def run(self) -> str: ...
 
 
+def begin_worker(parent: int) -> None:
+    """Compute on one core, and end when the process that asked for it is gone: nobody would take the result."""
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run_jobs(jobs: Sequence[KeptJob], num_processes: int | None, say: Callable[[str], None]) -> None:
     """Run what is not finished yet, side by side, each on one core.
 
@@ -31,7 +45,7 @@ def run_jobs(jobs: Sequence[KeptJob], num_processes: int | None, say: Callable[[
         say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are finished already")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        num_processes or os.cpu_count() or 1, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+        num_processes or os.cpu_count() or 1, mp_context=context, initializer=begin_worker, initargs=(os.getpid(),)
     ) as pool:
         waiting = {pool.submit(job.run): job for job in open_jobs}
         for number, done in enumerate(as_completed(waiting), start=1):

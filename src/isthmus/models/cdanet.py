@@ -19,6 +19,7 @@ from isthmus.batch import RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_norm import NoNorm
 from isthmus.layers.embedding import RankingEmbedding
+from isthmus.layers.field_products import FieldProducts, side_by_side, side_by_side_dim
 from isthmus.layers.routing import by_domain
 from isthmus.layers.translator import Translator
 from isthmus.models.ctr import FirstOrder, PredictionTowers, new_embedding
@@ -39,6 +40,7 @@ class CDAnetSettings(BaseModel):
     stages: `translation` alone is scored by its own towers; `augmentation` alone starts from random numbers.
     targets: domains that get an augmentation network; None: all that are trained on.
     linear: adds a first-order term, a weight a field value, that starts at zero.
+    products: the extractor also reads the inner product of every pair of embedded fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class CDAnetSettings(BaseModel):
     stages: Literal["both", "translation", "augmentation"] = "both"
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     linear: bool = False
+    products: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_std: float = Field(default=0.01, gt=0)
 
@@ -143,7 +146,9 @@ class TranslationNetwork(nn.Module):
             settings.embedding_dim, settings.initial_std, sizes, table_rows
         )
         self.dropout = nn.Dropout(settings.dropout)
-        in_dim, dim = sizes.num_fields * settings.embedding_dim, settings.latent_dim
+        self.products = FieldProducts(sizes.num_fields) if settings.products else None
+        in_dim = side_by_side_dim(sizes.num_fields, settings.embedding_dim, self.products)
+        dim = settings.latent_dim
 
         def new_extractor(extractor: BackboneSettings) -> BackboneModule:
             return build_backbone(extractor, num_domains=num_domains, in_dim=in_dim, out_dim=dim)
@@ -170,7 +175,7 @@ class TranslationNetwork(nn.Module):
     def latent(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
         """z of each row (eq. 1, 2)."""
         assert domain_slices.num_domains == self.num_domains
-        x = self.dropout(self.embedding(features, domain_slices).flatten(start_dim=1))
+        x = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
         z: Tensor = self.extractor(x, domain_slices)
         return z
 
@@ -219,6 +224,7 @@ class AugmentationNetwork(nn.Module):
         settings = translation.settings
         self.target, self.num_domains = target, translation.num_domains
         self.embedding = deepcopy(translation.embedding)
+        self.products = translation.products
         self.dropout = nn.Dropout(settings.dropout)
         self.extractor = translation.extractor.copy_for(target)
         self.translators = nn.ModuleList(deepcopy(translation.translators_of(target)))
@@ -252,7 +258,7 @@ class AugmentationNetwork(nn.Module):
         """z, W z by every translator, and the logit: all that scoring needs, which asks for no way back."""
         rows = domain_slices[self.target]
         assert rows.stop - rows.start == domain_slices.num_rows, "rows of another domain than the target"
-        x = self.dropout(self.embedding(features, domain_slices).flatten(start_dim=1))
+        x = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
         z: Tensor = self.extractor(x, domain_slices)
         translated = [translator(z) for translator in self._own_translators()]
         gates = self.gate_weights(z)

@@ -15,6 +15,7 @@ from isthmus.layers.domain_indicator import DomainIndicator
 from isthmus.layers.domain_linear import DomainLinear
 from isthmus.layers.domain_norm import NoNorm, NormFactory, SharedBatchNorm
 from isthmus.layers.embedding import RankingEmbedding, new_table
+from isthmus.layers.field_products import FieldProducts, side_by_side, side_by_side_dim
 from isthmus.layers.mlp import DomainMLP
 
 AUXILIARY_DIM = 16
@@ -30,6 +31,7 @@ class CTRSettings(BaseModel):
     tower_norm: batch normalisation inside the towers.
     indicator_logit: adds STAR's auxiliary network, on the domain's vector and the embedded fields, to the logit.
     linear: adds a first-order term, a weight a field value, that starts at zero.
+    products: the backbone also reads the inner product of every pair of embedded fields.
     tables_by_domain: no two domains share an embedding.
     dropout: share of the embedded fields' and the towers' units that training leaves out.
     """
@@ -46,6 +48,7 @@ class CTRSettings(BaseModel):
     tower_norm: bool = False
     indicator_logit: bool = False
     linear: bool = False
+    products: bool = False
     tables_by_domain: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_std: float = Field(default=0.01, gt=0)
@@ -97,7 +100,8 @@ class CTRModel(nn.Module):
         self.num_domains = num_domains
         self.embedding = new_embedding(settings.embedding_dim, settings.initial_std, sizes, table_rows, copies)
         self.dropout = nn.Dropout(settings.dropout)
-        in_dim = sizes.num_fields * settings.embedding_dim
+        self.products = FieldProducts(sizes.num_fields) if settings.products else None
+        in_dim = side_by_side_dim(sizes.num_fields, settings.embedding_dim, self.products)
         self.backbone: BackboneModule = build_backbone(
             settings.backbone, num_domains=num_domains, in_dim=in_dim, out_dim=settings.latent_dim
         )
@@ -114,7 +118,7 @@ class CTRModel(nn.Module):
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         assert domain_slices.num_domains == self.num_domains
-        x = self.dropout(self.embedding(features, domain_slices).flatten(start_dim=1))
+        x = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
         everything = DomainSlices((0, domain_slices.num_rows))
         z = self.backbone(x, domain_slices).relu()
         logit: Tensor = self.towers(z, domain_slices if self.tower_by_domain else everything)

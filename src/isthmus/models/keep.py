@@ -13,6 +13,7 @@ from isthmus.backbones.settings import BackboneModule, BackboneSettings, build_b
 from isthmus.batch import RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_norm import NoNorm
+from isthmus.layers.field_products import FieldProducts, side_by_side_dim
 from isthmus.layers.mlp import MLP
 from isthmus.models.ctr import PredictionTowers, new_embedding
 
@@ -24,6 +25,7 @@ class KEEPSettings(BaseModel):
     backbone, latent_dim, tower_dims: of the target model.
     plug_in_dims: hidden widths of the plug-in network.
     targets: domains whose rows the target model is trained on; None: all that are trained on.
+    products: the target model's backbone also reads the inner product of every pair of embedded fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,7 @@ class KEEPSettings(BaseModel):
     tower_dims: tuple[PositiveInt, ...] = (64,)
     plug_in_dims: tuple[PositiveInt, ...] = (64,)
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    products: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_std: float = Field(default=0.01, gt=0)
 
@@ -111,10 +114,11 @@ class PlugInModel(nn.Module):
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
         self.gate = nn.Linear(user_dim + settings.knowledge_dim, user_dim)
+        self.products = FieldProducts(sizes.num_fields) if settings.products else None
         self.backbone: BackboneModule = build_backbone(
             settings.backbone,
             num_domains=num_domains,
-            in_dim=sizes.num_fields * settings.embedding_dim,
+            in_dim=side_by_side_dim(sizes.num_fields, settings.embedding_dim, self.products),
             out_dim=settings.latent_dim,
         )
         self.towers = PredictionTowers(num_domains, settings.latent_dim, settings.tower_dims, NoNorm, settings.dropout)
@@ -133,6 +137,7 @@ class PlugInModel(nn.Module):
         rest = fields[:, self.num_user_fields :].flatten(start_dim=1)
         gate = self.gate(torch.cat([user, knowledge], dim=1)).sigmoid()
         user = user + gate * self.projection(self.plug_in(knowledge, domain_slices))
-        z = self.backbone(torch.cat([user, rest], dim=1), domain_slices).relu()
+        products = [] if self.products is None else [self.products(fields)]
+        z = self.backbone(torch.cat([user, rest, *products], dim=1), domain_slices).relu()
         logit: Tensor = self.towers(z, domain_slices)
         return logit

@@ -1,5 +1,6 @@
 """From rows to the probabilities of their labels: a file in, a file out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,30 @@ from isthmus.data.features import RankingReader
 from isthmus.data.new_rows import read_new_rows
 from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
+from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.files import new_file
 
 BLOCK = 16_384
 
 
 @torch.inference_mode()
-def score_file(model: nn.Module, dataset: Dataset, fields: tuple[str, ...] | None, rows: Path, out: Path) -> int:
+def score_file(
+    model: nn.Module,
+    dataset: Dataset,
+    fields: tuple[str, ...] | None,
+    rows: Path,
+    out: Path,
+    *,
+    kept_shares: Sequence[float],
+) -> int:
     """Write `out` (Parquet: user, item, domain, probability, in the order of `rows`); gives the number of rows.
 
     A history holds what the dataset's training and validation parts know of the user, before the row where there is a
     clock. The probability is that of the label as the dataset has it; where negatives were drawn, it is right for rows
     that are drawn in the same way.
+
+    Args:
+        kept_shares: of each domain's negatives, the share that the model was trained on; probabilities are corrected.
 
     Raises:
         InputError: the file, a column or a value does not fit, see `read_new_rows`; or `out` is the file of rows.
@@ -40,7 +53,9 @@ def score_file(model: nn.Module, dataset: Dataset, fields: tuple[str, ...] | Non
         counts = np.bincount(new.events.domain[block], minlength=dataset.num_domains)
         features = reader.read(new.events, block, "test").to(device)
         logit = model(features, DomainSlices.from_counts(counts.tolist()))
-        probability[new.place[block]] = logit.double().sigmoid().cpu().numpy()
+        domain = torch.from_numpy(np.asarray(new.events.domain[block], np.int64))
+        corrected = corrected_for_sampling(logit.double().cpu(), domain, kept_shares)
+        probability[new.place[block]] = corrected.sigmoid().numpy()
     table = new.texts.rename_columns(["user", "item", "domain"]).append_column("probability", pa.array(probability))
     with new_file(out) as partial:
         pq.write_table(table, partial)

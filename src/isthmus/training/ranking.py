@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Annotated, Literal, assert_never
 
 import torch
 from jaxtyping import Float
@@ -17,13 +17,15 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RankingLoader
 from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
-from isthmus.evaluation.ranking import score_impressions
+from isthmus.evaluation.ranking import corrected_for_sampling, score_impressions
 from isthmus.losses import augmentation_loss, click_loss, translation_loss
 from isthmus.metrics import auc_by_group, domain_means, macro_mean
 from isthmus.models.cdanet import AugmentationNetwork, TranslationNetwork
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
 from isthmus.training.optim import RowAdamW, split_parameters
+
+KeptShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class RankingTrainingSettings(BaseModel):
@@ -35,6 +37,11 @@ class RankingTrainingSettings(BaseModel):
     balance: `rows`: the loss is the mean over rows; `domains`: the mean over domains of each one's mean (CDAnet eq. 6).
     domains: only these domains' rows are trained on and validated, as a model of one domain alone is; None: all.
     train_share: of each domain's training rows, the share that is kept, drawn by the seed.
+    negative_share: of each domain's training rows that are negatives, the share that is kept, drawn by the seed; one
+        number, or one by domain name (domains that are not named keep all). Logits are corrected for it wherever they
+        are judged or given out, so that probabilities are those of rows of which none is left out.
+    unseen_items: in each epoch, the share of rows whose item is read as one that training does not know. Without it no
+        training row has such an item, and what a model says of new items is what it never learned.
     in_turn: each step holds the rows of one domain alone (DDTCDR), not its share of every domain.
     checkpoint_steps: also save what to go on from every that many steps of an epoch, not at its end alone.
     """
@@ -53,6 +60,8 @@ class RankingTrainingSettings(BaseModel):
     balance: Literal["rows", "domains"] = "rows"
     domains: tuple[str, ...] | None = Field(default=None, min_length=1)
     train_share: float = Field(default=1.0, gt=0, le=1)
+    negative_share: KeptShare | dict[str, KeptShare] = 1.0
+    unseen_items: float = Field(default=0.0, ge=0, lt=1)
     in_turn: bool = False
     patience: int = Field(default=3, ge=1)
     checkpoint_steps: int | None = Field(default=None, ge=1)
@@ -68,6 +77,7 @@ class Stage:
         domains: numbers of the domains whose rows it trains on and is validated on.
         fields: those that the model reads; None: all.
         alpha, beta: weights of cross-supervision and orthogonality (CDAnet eq. 7); other models do not read them.
+    kept_shares: of each domain's negatives, the share that is trained on; None: all.
     """
 
     name: str
@@ -76,6 +86,7 @@ class Stage:
     fields: tuple[str, ...] | None
     alpha: float = 0.0
     beta: float = 0.0
+    kept_shares: tuple[float, ...] | None = None
 
 
 def train_stage(
@@ -116,6 +127,8 @@ def _train(
         fields=stage.fields,
         domains=stage.domains,
         share=settings.train_share,
+        negative_shares=stage.kept_shares,
+        unseen_items=settings.unseen_items,
         in_turn=settings.in_turn,
     )
     optimizers = new_optimizers(model, stage, settings)
@@ -255,11 +268,13 @@ def validate(dataset: Dataset, model: nn.Module, stage: Stage) -> dict[str, Floa
     assert dataset.impressions is not None
     events = dataset.impressions["valid"]
     logit = score_impressions(model, dataset, "valid", stage.fields, domains=stage.domains)
+    kept_shares = stage.kept_shares or (1.0,) * dataset.num_domains
     bounds = events.domain_bounds(dataset.num_domains)
     rows = torch.cat([torch.arange(bounds[d], bounds[d + 1]) for d in sorted(stage.domains)])
     assert events.label is not None
     label = torch.from_numpy(events.label[rows.numpy()] > 0)
     domain = torch.from_numpy(events.domain[rows.numpy()].astype("int64"))
+    logit = corrected_for_sampling(logit, domain, kept_shares)
     return {
         "auc": auc_by_group(logit, label, domain, dataset.num_domains),
         "log_loss": domain_means(click_loss(logit, label.double()), domain, dataset.num_domains),

@@ -14,11 +14,12 @@ from torch import nn
 
 from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.files import markdown_table, write_text
+from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.checkpoint import BEST, write_atomically
 from isthmus.training.epochs import EpochReport
 from isthmus.training.labels import require_both_labels
 from isthmus.training.ranking import RankingTrainingSettings
-from isthmus.training.ranking_stages import AnyRankingSettings, StageTrainer, new_ranking_model, train_stages
+from isthmus.training.ranking_stages import StageTrainer, new_ranking_model, train_stages
 from isthmus.training.report import epoch_table
 from isthmus.training.runs import (
     REPORT,

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from isthmus.data.dataset import Dataset
@@ -16,13 +15,10 @@ from isthmus.models.ctr import CTRModel, CTRSettings
 from isthmus.models.ddtcdr import DDTCDRModel, DDTCDRSettings
 from isthmus.models.factorisation_machine import FactorisationMachine, FactorisationMachineSettings
 from isthmus.models.keep import KEEPSettings, KnowledgeExtractor, PlugInModel
+from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.epochs import EpochReport
 from isthmus.training.ranking import RankingTrainingSettings, Stage, train_stage
 from isthmus.training.runs import read_reports
-
-AnyRankingSettings = CTRSettings | CDAnetSettings | DDTCDRSettings | KEEPSettings | FactorisationMachineSettings
-RankingSettings = Annotated[AnyRankingSettings, Field(discriminator="kind")]
-"""Settings of one click model, told apart by `kind`; for fields of other settings."""
 
 ALL_SIDES = ("user", "context", "item", "row")
 Built = TypeVar("Built")
@@ -56,7 +52,8 @@ class StageTrainer:
         self, model: nn.Module, name: str, domains: Sequence[int], *, alpha: float = 0.0, beta: float = 0.0
     ) -> None:
         """Train a stage from where an earlier training of it stopped; the model ends with its best weights."""
-        stage = Stage(name, self.num_stages, tuple(domains), self.settings.fields, alpha, beta)
+        shares = kept_shares(self.dataset, self.training)
+        stage = Stage(name, self.num_stages, tuple(domains), self.settings.fields, alpha, beta, shares)
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         self.num_stages += 1
@@ -117,6 +114,7 @@ def new_ranking_model(dataset: Dataset, settings: AnyRankingSettings, training: 
             f"{dataset.path}: has no labelled rows to rank; declare 'ranking' in the log's YAML and prepare again"
         )
     domain_numbers(dataset, training.domains, "training.domains")
+    kept_shares(dataset, training)
     sizes = model_sizes(dataset, settings)
     match settings:
         case CTRSettings():
@@ -203,6 +201,19 @@ def targets_of(
     if settings.targets is None:
         return domain_numbers(dataset, training.domains, "training.domains")
     return domain_numbers(dataset, settings.targets, "ranking.targets")
+
+
+def kept_shares(dataset: Dataset, training: RankingTrainingSettings) -> tuple[float, ...]:
+    """Of each domain's negatives, the share that is trained on.
+
+    Raises:
+        InputError: a domain that is named is not a declared one.
+    """
+    share, names = training.negative_share, dataset.schema.domain_names
+    if not isinstance(share, dict):
+        return (share,) * len(names)
+    domain_numbers(dataset, tuple(share), "training.negative_share")
+    return tuple(share.get(name, 1.0) for name in names)
 
 
 def domain_numbers(dataset: Dataset, names: Sequence[str] | None, key: str) -> tuple[int, ...]:

@@ -175,13 +175,11 @@ def fit_budget(dataset: Dataset, settings: TwoTowerSettings, budget: int) -> Two
 
 
 def begin(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
-    """Make a run folder, or make sure that the one there is of the same settings and dataset.
+    """Make a run of an empty folder, or make sure that the one there is of the same settings and dataset.
 
     Raises:
         InputError: the folder holds something else than a run, or a run of other settings or another dataset.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give the path of a folder")
     if (folder / SETTINGS).is_file() and (folder / DATASET).is_file():
         require_same_settings(folder, settings)
         DatasetRecord.read(folder).require(dataset)
@@ -189,7 +187,6 @@ def begin(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
     present = {entry.name.removesuffix(PARTIAL) for entry in folder.iterdir()} if folder.is_dir() else set()
     if not present <= {DATASET, SETTINGS}:  # one of them alone is what a killed beginning leaves
         raise InputError(f"{folder}: holds other files and is not a run folder; give a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / DATASET, json.dumps(asdict(DatasetRecord.of(dataset)), indent=1) + "\n")
     write_text(folder / SETTINGS, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 

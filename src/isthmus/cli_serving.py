@@ -1,0 +1,121 @@
+"""The verbs of serving: bundle, serve, publish, rollback."""
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import isthmus
+from isthmus.errors import InputError
+
+TOKEN = "ISTHMUS_TOKEN"
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def add_serving_arguments(verb: Mapping[str, argparse.ArgumentParser]) -> None:
+    """The arguments of each verb, by its name."""
+    _add_bundle(verb["bundle"])
+    _add_serve(verb["serve"])
+    verb["publish"].add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle")
+    for name in ("publish", "rollback"):
+        verb[name].add_argument("place", type=Path, metavar="PLACE", help="the folder that servers are given")
+
+
+def run_serving_verb(given: argparse.Namespace) -> None:
+    """Run the chosen verb and print what it gives."""
+    match given.verb:
+        case "bundle":
+            _bundle(given)
+        case "serve":
+            _serve(given)
+        case "publish":
+            print(f"{given.place}: names bundle {isthmus.publish(given.bundle, given.place)}")
+        case "rollback":
+            print(f"{given.place}: names bundle {isthmus.rollback(given.place)} again")
+        case other:
+            raise AssertionError(other)
+
+
+def _add_bundle(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("out", type=Path, metavar="OUT", help="the bundle to make")
+    verb.add_argument("--retrieval", type=Path, required=True, metavar="RUN", help="a run folder of retrieval")
+    verb.add_argument("--ranking", type=Path, metavar="RUN", help="a run folder of a click model")
+    verb.add_argument("--score-field", metavar="FIELD", help="the field of its data that takes retrieval's score")
+    verb.add_argument(
+        "--candidates", type=int, default=200, metavar="N", help="items that retrieval hands to it (default: 200)"
+    )
+    verb.add_argument("--dataset", type=Path, help="where the retrieval run's dataset lies now, if it was moved")
+    verb.add_argument("--ranking-dataset", type=Path, help="the same of the click model's")
+    verb.add_argument(
+        "--exact-below",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="domains with fewer items are searched exactly (default: 100000)",
+    )
+
+
+def _bundle(given: argparse.Namespace) -> None:
+    manifest = isthmus.bundle(
+        given.retrieval,
+        given.out,
+        ranking=given.ranking,
+        score_field=given.score_field,
+        num_candidates=given.candidates,
+        dataset=given.dataset,
+        ranking_dataset=given.ranking_dataset,
+        exact_below=given.exact_below,
+    )
+    size = sum(record.num_bytes for record in manifest.files.values())
+    for corpus in manifest.retrieval.corpora:
+        known = None if manifest.ranking is None else manifest.ranking.known_items.get(corpus.domain)
+        ranked = "not ranked" if known is None else f"the ranker knows {known:.1%} of them"
+        print(f"{corpus.domain}: {corpus.num_items:,} items, {corpus.kind} search, {ranked}")
+    print(f"{given.out}: bundle {manifest.version}, {size / 1e6:.1f} MB; next: isthmus serve {given.out}")
+
+
+def _add_serve(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("place", type=Path, metavar="PLACE", help="a bundle, or a folder that names one; see publish")
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    verb.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    verb.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    verb.add_argument("--threads", type=int, default=1, help="requests computed at a time in each (default: 1)")
+    verb.add_argument("--queue", type=int, default=32, help="requests that may wait in each (default: 32)")
+    verb.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for an answer (default: 5)")
+    verb.add_argument("--max-body", type=int, default=1 << 20, metavar="BYTES", help="of a request (default: 1 MiB)")
+    verb.add_argument("--events", type=Path, metavar="FILE", help="keep recent events in this SQLite file")
+    verb.add_argument("--retention", type=float, default=30.0, metavar="DAYS", help="of events (default: 30)")
+    verb.add_argument("--token", help=f"what requests must bear (default: the environment's {TOKEN}, else none)")
+    verb.add_argument("--no-check", action="store_true", help="open the bundle without reading every byte first")
+
+
+def _serve(given: argparse.Namespace) -> None:
+    for name, least in (("workers", 1), ("threads", 1), ("queue", 0), ("port", 0), ("max_body", 1)):
+        if getattr(given, name) < least:
+            raise InputError(f"--{name.replace('_', '-')}: {getattr(given, name)} is below {least}")
+    if not (given.timeout > 0 and given.retention > 0):
+        raise InputError(f"--timeout {given.timeout}, --retention {given.retention}: both must be above 0")
+    shared = Path(tempfile.mkdtemp(prefix="isthmus-metrics-")) if given.workers > 1 else None
+    if shared is not None:
+        os.environ[METRICS] = str(shared)  # before the metrics are imported, here and in the workers
+    try:
+        isthmus.serve(
+            given.place,
+            host=given.host,
+            port=given.port,
+            workers=given.workers,
+            token=given.token or os.environ.get(TOKEN) or None,
+            events=given.events,
+            retention_days=given.retention,
+            num_threads=given.threads,
+            queue=given.queue,
+            timeout_s=given.timeout,
+            max_body_bytes=given.max_body,
+            check=not given.no_check,
+            shared_metrics=shared,
+        )
+    finally:
+        if shared is not None:
+            shutil.rmtree(shared, ignore_errors=True)

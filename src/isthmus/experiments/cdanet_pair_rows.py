@@ -1,0 +1,104 @@
+"""The rows of CDAnet's tables on logs of purchases alone: every method reads histories, and products of its fields."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from isthmus.experiments.cdanet_rows import (
+    CDANET,
+    CONTROL,
+    FINE_TUNE,
+    JOINT,
+    MAIN,
+    SIMPLE,
+    SINGLE,
+    WEIGHTS,
+    all_rows,
+)
+from isthmus.experiments.ranking_grid import ReferenceRow, Row
+from isthmus.models.cdanet import CDAnetSettings
+from isthmus.models.keep import KEEPSettings
+from isthmus.models.ranker import AnyRankingSettings
+
+OWN_FIELDS = ("history", "item_id", "words")
+BOTH_FIELDS = (*OWN_FIELDS, "other_history")
+LITERAL_FIELDS = ("user_id", "item_id", "words")
+OWN, BOTH = "MLP, own history", "MLP, own and the source's history"
+ANOTHER_GROUP = "the source's history of another user"
+KNN = "item-kNN, own domain"
+QUICK_METHODS = (OWN, BOTH, "MMoE", FINE_TUNE, MAIN)
+CONTROLLED, QUICK_CONTROLLED = (BOTH, "MMoE", FINE_TUNE, MAIN), (BOTH,)
+LITERAL_METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN)
+
+# Found by hand on validation rows of grocery and kitchen; searches are around them.
+RANKING = {"embedding_dim": 64, "initial_std": 0.05, "dropout": 0.3, "products": True}
+TRAINING = {"learning_rate": 2e-3, "weight_decay": 0.1, "unseen_items": 0.15}
+SECOND_STAGE = {"later_rate_factor": 0.2}  # at the first stage's rates the second overfits within an epoch
+SEARCH: dict[str, Any] = {
+    "training.learning_rate": {"low": 7e-4, "high": 4e-3, "log": True},
+    "training.network_learning_rate": {"low": 2e-4, "high": 1e-3, "log": True},
+    "training.unseen_items": {"values": [0.1, 0.15, 0.25]},
+}
+DROPOUT = {"ranking.dropout": {"values": [0.2, 0.3, 0.4]}}
+
+
+def pair_rows() -> list[Row]:
+    """Every method on own and the source's histories, before them a single domain's on its own history alone."""
+    rows = [adapted(row) for row in all_rows(BOTH_FIELDS)]
+    single = next(row for row in rows if row.is_single)
+    own = with_fields(single, OWN_FIELDS, OWN)
+    both = with_fields(single, BOTH_FIELDS, BOTH)
+    return [own, both, *(row for row in rows if not row.is_single)]
+
+
+def adapted(row: Row) -> Row:
+    """A row with what histories need: wider vectors, products, rows of unknown items, and a search around these."""
+    ranking = row.settings.ranking
+    known = {name: value for name, value in RANKING.items() if name in type(ranking).model_fields}
+    settings = row.settings.model_copy(
+        update={
+            "ranking": ranking.model_copy(update=known),
+            "training": row.settings.training.model_copy(
+                update=TRAINING | (SECOND_STAGE if isinstance(ranking, CDAnetSettings | KEEPSettings) else {})
+            ),
+        }
+    )
+    search = SEARCH | (DROPOUT if "dropout" in known else {}) | (WEIGHTS if is_translating(ranking) else {})
+    return Row(row.method, row.group, settings, row.is_single, search)
+
+
+def is_translating(ranking: AnyRankingSettings) -> bool:
+    """Whether a model is CDAnet with its translators."""
+    return isinstance(ranking, CDAnetSettings) and ranking.translator
+
+
+def with_fields(row: Row, fields: tuple[str, ...], method: str) -> Row:
+    """A row that reads other fields, under another name."""
+    ranking = row.settings.ranking.model_copy(update={"fields": fields})
+    settings = row.settings.model_copy(update={"ranking": ranking})
+    return Row(method, row.group, settings, row.is_single, row.search)
+
+
+def literal_rows(rows: Sequence[Row]) -> list[Row]:
+    """The paper's fields, ids and words, with the settings that were found on histories."""
+    chosen = [Row("MLP", row.group, row.settings, row.is_single) if row.method == OWN else row for row in rows]
+    return [with_fields(row, LITERAL_FIELDS, row.method) for row in chosen if row.method in LITERAL_METHODS]
+
+
+def another_users(method: str) -> str:
+    """The name of a method's row where the source's history is that of another user."""
+    return f"{method}; another user's"
+
+
+def references(*, has_clock: bool) -> list[ReferenceRow]:
+    """What needs no network: popularity and item-kNN."""
+    found = [ReferenceRow("popularity", SIMPLE, "popularity")]
+    if has_clock:
+        found.append(ReferenceRow("popularity at the time", SIMPLE, "popularity at the time"))
+    return [
+        *found,
+        ReferenceRow(KNN, SIMPLE, "item-kNN, own domain"),
+        ReferenceRow("item-kNN, all domains", SIMPLE, "item-kNN, all domains"),
+    ]
+
+
+GROUPS = (SIMPLE, SINGLE, ANOTHER_GROUP, JOINT, CONTROL, CDANET)

@@ -1,0 +1,314 @@
+"""The service over HTTP: FastAPI around a bundle, with limits, a token, metrics and errors as JSON."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+
+from isthmus.errors import InputError
+from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
+from isthmus.serving.edge import Edge
+from isthmus.serving.event_store import Event, EventStore
+from isthmus.serving.gate import Gate, OverloadedError
+from isthmus.serving.host import Host
+from isthmus.serving.metrics import Metrics
+from isthmus.serving.requests import Recommendation, ScoredItem, SimilarItem, UnknownItemError
+from isthmus.serving.service import MOST_ITEMS, Service
+from isthmus.serving.view import domain_number
+
+LOG = logging.getLogger("isthmus.serving")
+DAY_S = 86_400.0
+EXPIRE_EVERY_S = 600.0
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a bundle is served.
+
+    Attributes:
+        place: the bundle, or the folder whose pointer names it.
+        token: what requests to /v1 and /metrics must bear; None: anyone who reaches the port may ask.
+        events: the file that keeps recent events; None: none are taken.
+        retention_days: how long an event counts.
+        num_threads, queue, timeout_s: requests computed at a time, how many more may wait, and how long.
+        max_body_bytes: of one request.
+        poll_s: how often another bundle is looked for.
+        check: whether every byte of the bundle is checked first.
+        shared_metrics: where several processes count together.
+    """
+
+    place: Path
+    token: str | None = None
+    events: Path | None = None
+    retention_days: float = 30.0
+    num_threads: int = 1
+    queue: int = 32
+    timeout_s: float = 5.0
+    max_body_bytes: int = 1 << 20
+    poll_s: float = 1.0
+    check: bool = True
+    shared_metrics: Path | None = None
+
+
+@dataclass(frozen=True)
+class StoredEvents:
+    """A store as the service reads it: now is the system's clock."""
+
+    store: EventStore
+    clock: Callable[[], float]
+
+    def recent(self, user: str) -> Sequence[tuple[str, str]]:
+        return self.store.recent(user, now=self.clock())
+
+    def is_forgotten(self, user: str) -> bool:
+        return self.store.is_forgotten(user)
+
+
+@dataclass(frozen=True)
+class BatchAnswer:
+    """The answers of a batch in its order; one that could not be answered is `{"error": ...}`."""
+
+    answers: list[Recommendation | dict[str, dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities in the order asked, and the bundle that gave them."""
+
+    items: tuple[ScoredItem, ...]
+    bundle: str
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Nearest first."""
+
+    items: tuple[SimilarItem, ...]
+    bundle: str
+
+
+# made once: making one costs as much as several requests
+ONE, MANY = TypeAdapter(Recommendation), TypeAdapter(BatchAnswer)
+SCORES, SIMILAR = TypeAdapter(Scores), TypeAdapter(Similar)
+
+
+def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Edge:
+    """The ASGI application; opens the bundle now.
+
+    Args:
+        clock: seconds since 1970, for events.
+
+    Raises:
+        InputError: the bundle or the store of events cannot be opened.
+    """
+    metrics = Metrics(settings.shared_metrics)
+    store = None
+    if settings.events is not None:
+        store = EventStore(settings.events, retention_s=settings.retention_days * DAY_S)
+    events = None if store is None else StoredEvents(store, clock)
+    host = Host(
+        settings.place,
+        events=events,
+        check=settings.check,
+        on_swap=lambda outcome: metrics.swaps.labels(outcome).inc(),
+    )
+    gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_repeat(host.refresh, settings.poll_s))]
+        if store is not None:
+            tasks.append(asyncio.create_task(_repeat(lambda: store.expire(now=clock()), EXPIRE_EVERY_S)))
+        yield
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        gate.close()
+
+    app = FastAPI(title="Isthmus", description="The best items of a domain for a user.", lifespan=lifespan)
+    _add_errors(app)
+    _add_state(app, host, metrics, gate)
+    _add_recommendations(app, host, metrics, gate)
+    _add_events(app, host, gate, store, clock)
+    return Edge(
+        app,
+        token=settings.token,
+        max_body_bytes=settings.max_body_bytes,
+        timeout_s=settings.timeout_s,
+        metrics=metrics,
+        bundle=lambda: host.service.manifest.version,
+    )
+
+
+def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
+    def recommend(service: Service, body: RecommendBody) -> Recommendation:
+        answer = service.recommend(body.request())
+        metrics.observe_answer(answer.domain, answer.basis, answer.ordered_by, answer.timings_ms)
+        return answer
+
+    @app.post("/v1/recommend", response_model=Recommendation)
+    async def recommend_one(body: RecommendBody) -> Response:
+        """The k best items of a domain for a user."""
+        service = host.service
+        return _json(ONE.dump_json(await gate.run(lambda: recommend(service, body))))
+
+    @app.post("/v1/recommend/batch", response_model=BatchAnswer)
+    async def recommend_many(batch: BatchBody) -> Response:
+        """Several requests, each answered as if it were alone; a mistake in one leaves the others."""
+        service = host.service
+
+        def work() -> BatchAnswer:
+            answers: list[Recommendation | dict[str, dict[str, str]]] = []
+            for body in batch.requests:
+                try:
+                    answers.append(recommend(service, body))
+                except InputError as error:
+                    answers.append({"error": {"code": "bad_request", "message": str(error)}})
+            return BatchAnswer(answers)
+
+        return _json(MANY.dump_json(await gate.run(work)))
+
+    @app.post("/v1/score", response_model=Scores)
+    async def score(body: ScoreBody) -> Response:
+        """The click model's probability of given items for a user."""
+        service = host.service
+        items = await gate.run(lambda: service.score(body.request()))
+        return _json(SCORES.dump_json(Scores(items, service.manifest.version)))
+
+    @app.get("/v1/items/{item:path}/similar", response_model=Similar)
+    async def similar(item: str, domain: str, k: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 10) -> Response:
+        """The items of a domain that are most like one of it."""
+        service = host.service
+        items = await gate.run(lambda: service.similar(item, domain, k))
+        return _json(SIMILAR.dump_json(Similar(items, service.manifest.version)))
+
+
+def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
+    @app.get("/v1/domains")
+    async def domains() -> dict[str, Any]:
+        """The domains, and what a request may name in them."""
+        service = host.service
+        record = service.manifest
+        return {
+            "bundle": record.version,
+            "created": record.created,
+            "domains": [
+                {
+                    "name": corpus.domain,
+                    "num_items": corpus.num_items,
+                    "search": corpus.kind,
+                    "is_ranked": service.is_ranked(corpus.domain),
+                }
+                for corpus in record.retrieval.corpora
+            ],
+            "context": service.context_names,
+            "filters": {name: field.kind for name, field in service.attributes.fields.items()},
+            "reads_history": bool(service.view.history_fields),
+        }
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """A bundle is open and requests are answered."""
+        return {"status": "ready", "bundle": host.service.manifest.version}
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        """Counts and times for Prometheus."""
+        metrics.held.set(gate.num_held)
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_events(app: FastAPI, host: Host, gate: Gate, store: EventStore | None, clock: Callable[[], float]) -> None:
+    def required() -> EventStore:
+        if store is None:
+            raise InputError("events are not kept here; start the service with --events FILE")
+        return store
+
+    @app.post("/v1/events")
+    async def add_events(body: EventsBody) -> dict[str, int]:
+        """What users took now. Once answered, the events are on disk and the user's next request reads them."""
+        kept, dataset = required(), host.service.view.dataset
+        events = []
+        for event in body.events:
+            name = host.service.domains[domain_number(dataset, event.domain)]
+            events.append(Event(event.user, event.item, name, event.id))
+        return {"stored": await gate.run(lambda: kept.add(events, now=clock()))}
+
+    @app.delete("/v1/users/{user:path}")
+    async def forget(user: str) -> dict[str, int]:
+        """Delete a user's events, and use nothing of what bundles know of the user from now on."""
+        kept = required()
+        return {"deleted": await gate.run(lambda: kept.forget(user, now=clock()))}
+
+
+def _add_errors(app: FastAPI) -> None:
+    def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, raised: RequestValidationError) -> JSONResponse:
+        lines = []
+        for one in raised.errors()[:5]:
+            where = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
+            lines.append(f"{where or 'body'}: {one['msg'][0].lower()}{one['msg'][1:]}")
+        if any(one["type"] == "model_attributes_type" and one["loc"] == ("body",) for one in raised.errors()):
+            lines.append("send an object in JSON, with the header 'Content-Type: application/json'")
+        # a name that is no text in UTF-8 must not break the answer that says so
+        return error(422, "invalid", "; ".join(lines).encode("utf-8", "replace").decode())
+
+    @app.exception_handler(InputError)
+    async def mistaken(_: Request, raised: InputError) -> JSONResponse:
+        is_unknown_item = isinstance(raised, UnknownItemError)
+        return error(404 if is_unknown_item else 400, "not_found" if is_unknown_item else "bad_request", str(raised))
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, raised: HTTPException) -> JSONResponse:
+        return error(raised.status_code, "refused", str(raised.detail), dict(raised.headers or {}))
+
+    @app.exception_handler(OverloadedError)
+    async def overloaded(_: Request, __: OverloadedError) -> JSONResponse:
+        return error(503, "overloaded", "too many requests wait already; ask again", {"retry-after": "1"})
+
+    @app.exception_handler(TimeoutError)
+    async def late(_: Request, __: TimeoutError) -> JSONResponse:
+        return error(503, "timed_out", "the answer took too long; ask again", {"retry-after": "1"})
+
+    @app.exception_handler(sqlite3.Error)
+    async def storeless(_: Request, raised: sqlite3.Error) -> JSONResponse:
+        LOG.error("events unavailable", extra={"fields": {"error": str(raised)}})
+        return error(503, "events_unavailable", "the store of events does not answer; ask again", {"retry-after": "1"})
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> JSONResponse:
+        return error(500, "internal", "an error of the service; its log has it")
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json")
+
+
+async def _repeat(work: Callable[[], Any], every_s: float) -> None:
+    """Do something in a thread time and again; what goes wrong is logged and tried again."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await asyncio.to_thread(work)
+        except Exception:
+            LOG.exception("background work failed")

@@ -1,0 +1,245 @@
+"""A bundle: all that serving needs, in one folder that needs no dataset and no run beside it.
+
+    manifest.json               kind, format, versions, settings, and of each file its SHA-256 and length
+    retrieval/user.safetensors  the user tower; the item tower is not needed, items lie ready as vectors
+    retrieval/corpus/N/         of domain number N: items.safetensors (`vectors`, `item_row`, and `popular`, places in
+                                both from the most to the least popular, with `share` of the domain's positives), and
+                                the FAISS index where the corpus is large
+    ranking/ranker.safetensors  the click model, where there is one
+    ranking/statistics.safetensors      what training labels say of users, items and field values
+    retrieval/data/, ranking/data/      a dataset without log rows: vocabularies, fields, histories, counts, titles;
+                                one for both where both runs are of the same dataset
+
+Nothing is pickled. Users' histories are in the bundle: keep it as safe as the log.
+"""
+
+import platform
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Dataset, file_checksum
+from isthmus.data.dataset import read_manifest as read_dataset_manifest
+from isthmus.data.features import FeatureReader
+from isthmus.data.write import DatasetFiles, new_folder
+from isthmus.errors import InputError
+from isthmus.evaluation.retrieval import encode_items
+from isthmus.models.ranker import AnyRankingSettings
+from isthmus.models.two_tower import TwoTower, TwoTowerSettings
+from isthmus.serving.bundle_files import (
+    MANIFEST,
+    CorpusRecord,
+    Manifest,
+    RankingRecord,
+    RetrievalRecord,
+    Source,
+    save_tensors,
+    write_manifest,
+)
+from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
+from isthmus.serving.row_counts import row_counts
+
+PACKAGES = ("isthmus", "torch", "numpy", "faiss-cpu", "safetensors")
+
+
+@dataclass(frozen=True)
+class RetrievalParts:
+    """A trained two-tower model, its dataset, and how its items are to be searched.
+
+    Attributes:
+        weights: the file that the model's weights were read from.
+    """
+
+    model: TwoTower
+    settings: TwoTowerSettings
+    index: AnyIndexSettings
+    dataset: Dataset
+    weights: Path
+
+
+@dataclass(frozen=True)
+class RankingParts:
+    """A trained click model, its dataset, and the domains that it is for.
+
+    Attributes:
+        targets: of CDAnet: the numbers of the domains with an augmentation network.
+        num_candidates: items that retrieval hands over.
+        score_field: the field of side `row` that takes retrieval's score.
+        kept_shares: of each domain's negatives, the share that it was trained on; probabilities are corrected.
+    """
+
+    model: nn.Module
+    settings: AnyRankingSettings
+    dataset: Dataset
+    domains: tuple[str, ...]
+    targets: tuple[int, ...]
+    num_candidates: int
+    score_field: str | None
+    kept_shares: tuple[float, ...]
+    weights: Path
+
+
+def write_bundle(
+    out: Path, retrieval: RetrievalParts, ranking: RankingParts | None, *, exact_below: int, now: datetime
+) -> Manifest:
+    """Write a bundle; the folder appears whole or not at all.
+
+    Args:
+        exact_below: a corpus of fewer items is searched exactly, a larger one by the run's index, or, where that is the
+            exact one, by a FAISS inverted file with 8 bits a number.
+        now: noted in the manifest.
+
+    Raises:
+        InputError: `out` holds something else than a bundle, or the ranker does not fit the retrieval model: no domain
+            or no item in common, or a `score_field` that it does not have.
+    """
+    known_items = {} if ranking is None else _require_fit(retrieval, ranking)
+    with new_folder(out, may_replace=lambda folder: (folder / MANIFEST).is_file()) as folder:
+        save_tensors(folder / "retrieval" / "user.safetensors", retrieval.model.user_tower.state_dict())
+        _copy_without_rows(retrieval.dataset, folder / "retrieval" / "data")
+        corpora = [_write_corpus(folder, retrieval, d, exact_below) for d in range(retrieval.dataset.num_domains)]
+        content: dict[str, Any] = {
+            "created": now.isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "domains": retrieval.dataset.schema.domain_names,
+            "retrieval": RetrievalRecord(
+                data="retrieval/data",
+                settings=retrieval.settings,
+                source=_source(retrieval.dataset, retrieval.weights),
+                corpora=tuple(corpora),
+            ),
+            "ranking": None,
+        }
+        if ranking is not None:
+            content["ranking"] = _write_ranking(folder, retrieval, ranking, known_items)
+        return write_manifest(folder, content)
+
+
+def _write_corpus(folder: Path, retrieval: RetrievalParts, domain: int, exact_below: int) -> CorpusRecord:
+    dataset, name = retrieval.dataset, retrieval.dataset.schema.domain_names[domain]
+    place = f"retrieval/corpus/{domain}"
+    corpus = dataset.corpus(domain)
+    if not len(corpus):
+        raise InputError(f"{dataset.path}: domain {name!r} has no item in training, so there is nothing to serve in it")
+    reader = FeatureReader(dataset, "item", retrieval.settings.fields)
+    vectors = encode_items(retrieval.model, reader, domain, dataset.num_domains, corpus).cpu()
+    count = np.asarray(dataset.item_count[domain])
+    popular = np.argsort(-count[corpus], kind="stable")
+    tensors = {
+        "vectors": vectors,
+        "item_row": torch.from_numpy(corpus),
+        "popular": torch.from_numpy(popular),
+        "share": torch.from_numpy((count[corpus] / max(1, count.sum())).astype(np.float32)),
+    }
+    save_tensors(folder / place / "items.safetensors", tensors)
+    settings = index_for(retrieval.index, len(corpus), exact_below)
+    if not isinstance(settings, ExactIndexSettings):
+        build_index(settings, vectors, tensors["item_row"]).save(folder / place)
+    return CorpusRecord(domain=name, folder=place, kind=settings.kind, num_items=len(corpus))
+
+
+def index_for(settings: AnyIndexSettings, num_items: int, exact_below: int) -> AnyIndexSettings:
+    """How a corpus of that size is searched.
+
+    The inverted file's numbers are those that reached recall .976 at a million vectors of 64 numbers: four lists for
+    the square root of the items, one list in eight read.
+    """
+    if num_items < exact_below:
+        return ExactIndexSettings()
+    if not isinstance(settings, ExactIndexSettings):
+        too_small = isinstance(settings, IVFIndexSettings) and num_items < settings.num_lists
+        return ExactIndexSettings() if too_small else settings
+    num_lists = max(1, int(4 * num_items**0.5))
+    return IVFIndexSettings(num_lists=num_lists, num_probes=max(1, num_lists // 8), eight_bits=True)
+
+
+def _write_ranking(
+    folder: Path, retrieval: RetrievalParts, ranking: RankingParts, known_items: dict[str, float]
+) -> RankingRecord:
+    save_tensors(folder / "ranking" / "ranker.safetensors", ranking.model.state_dict())
+    statistics: dict[str, Tensor] = {}
+    for field in ranking.dataset.schema.fields:
+        if field.kind == "statistic":
+            counts = row_counts(ranking.dataset, field)
+            statistics[f"{field.name}/count"] = torch.from_numpy(counts.count)
+            statistics[f"{field.name}/total"] = torch.from_numpy(counts.total)
+    save_tensors(folder / "ranking" / "statistics.safetensors", statistics)
+    data = "retrieval/data"
+    if _manifest_sum(ranking.dataset) != _manifest_sum(retrieval.dataset):
+        data = "ranking/data"
+        _copy_without_rows(ranking.dataset, folder / data)
+    return RankingRecord(
+        data=data,
+        settings=ranking.settings,
+        source=_source(ranking.dataset, ranking.weights),
+        domains=ranking.domains,
+        targets=ranking.targets,
+        num_candidates=ranking.num_candidates,
+        score_field=ranking.score_field,
+        kept_shares=ranking.kept_shares,
+        known_items=known_items,
+    )
+
+
+def _require_fit(retrieval: RetrievalParts, ranking: RankingParts) -> dict[str, float]:
+    """The share of each common domain's corpus that the ranker knows by id; raises InputError where nothing fits."""
+    names = retrieval.dataset.schema.domain_names
+    common = [name for name in ranking.domains if name in names]
+    if not common:
+        raise InputError(
+            f"{ranking.dataset.path}: the ranker is for {', '.join(ranking.domains)}, the retrieval model for "
+            f"{', '.join(names)}; give runs that share a domain"
+        )
+    schema = ranking.dataset.schema
+    of_row = [field.name for field in schema.fields if field.side == "row" and field.kind == "number"]
+    if ranking.score_field is not None and ranking.score_field not in of_row:
+        known = f"it has {', '.join(of_row)}" if of_row else "it has none"
+        raise InputError(
+            f"score_field: {ranking.score_field!r} is no number field of side 'row' in the ranker's data; {known}"
+        )
+    texts = np.array(["", *retrieval.dataset.vocabulary("item")], dtype=object)
+    is_known = np.isin(texts, np.array(ranking.dataset.vocabulary("item"), dtype=object))
+    shares = {name: float(is_known[retrieval.dataset.corpus(names.index(name))].mean()) for name in common}
+    if not any(shares.values()):
+        raise InputError(
+            f"{ranking.dataset.path}: none of its item ids is an id of {retrieval.dataset.path}, such as "
+            f"{texts[1]!r}; give runs whose logs name items alike"
+        )
+    return shares
+
+
+def _copy_without_rows(dataset: Dataset, out: Path) -> None:
+    """Copy a dataset folder with every log row left out: what describes users and items stays."""
+    manifest = read_dataset_manifest(dataset.path)
+    files = DatasetFiles(out)
+    out.mkdir(parents=True)
+    for name in manifest["files"]:
+        if not name.startswith(("events/", "impressions/")):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dataset.path / name, out / name)
+            files.files[name] = manifest["files"][name]
+            if file_checksum(out / name) != manifest["files"][name]["sha256"]:
+                raise InputError(f"{dataset.path / name}: damaged; run 'isthmus prepare' again")
+            continue
+        values = np.load(dataset.path / name, mmap_mode=None if 0 in manifest["files"][name]["shape"] else "r")
+        # a list column without rows has one offset, which is 0
+        is_offsets = name.endswith(".offsets.npy")
+        files.array(name.removesuffix(".npy"), np.zeros_like(values[:1]) if is_offsets else values[:0])
+    files.manifest({key: value for key, value in manifest.items() if key != "files"})
+
+
+def _source(dataset: Dataset, weights: Path) -> Source:
+    return Source(
+        schema_hash=dataset.schema_hash, dataset_sha256=_manifest_sum(dataset), weights_sha256=file_checksum(weights)
+    )
+
+
+def _manifest_sum(dataset: Dataset) -> str:
+    return file_checksum(dataset.path / "manifest.json")

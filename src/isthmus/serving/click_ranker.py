@@ -1,0 +1,178 @@
+"""The click model of a bundle: from retrieved items to the probability that each is clicked, in one batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from isthmus.batch import RankingFeatures
+from isthmus.data.dataset import Column, Dataset, Lists
+from isthmus.data.features import FeatureReader, ranking_sizes, table_sizes
+from isthmus.domains import DomainSlices
+from isthmus.evaluation.ranking import corrected_for_sampling
+from isthmus.models.cdanet import AugmentationNetwork, CDAnet
+from isthmus.models.ranker import new_ranker
+from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
+from isthmus.serving.row_counts import RowCounts
+from isthmus.serving.view import ContextValue, View
+
+ALL_SIDES = ("user", "context", "item", "row")
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """What a click model scores: items of one user in one domain, by name.
+
+    Attributes:
+        stored, taken: whether the bundle's history of the user counts, and what came after it (item, domain).
+        retrieval_score: of each item; not a number where there is none.
+    """
+
+    domain: str
+    user: str | None
+    stored: bool
+    taken: Sequence[tuple[str, str]]
+    items: Sequence[str]
+    retrieval_score: Float[np.ndarray, " item"]
+    context: Mapping[str, ContextValue]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Probability and logit of each item, which items the model knows, and what CDAnet's gate lets through."""
+
+    probability: Float[np.ndarray, " item"]
+    logit: Float[np.ndarray, " item"]
+    is_known: tuple[bool, ...]
+    gates: tuple[dict[str, float], ...] | None
+
+
+class ClickRanker:
+    """Scores items by the click model; everything is found by name, so its dataset may be another than retrieval's."""
+
+    def __init__(self, folder: Path, record: RankingRecord, dataset: Dataset) -> None:
+        fields = record.settings.fields
+        self.view = View(dataset, fields, by_time=True)
+        self.item_reader = FeatureReader(dataset, "item", fields)
+        self.row_reader = FeatureReader(dataset, "row", fields)
+        self.domains, self.score_field, self.kept_shares = record.domains, record.score_field, record.kept_shares
+        self.model = new_ranker(
+            record.settings,
+            domain_names=dataset.schema.domain_names,
+            sizes=ranking_sizes(dataset, fields),
+            table_rows=table_sizes(dataset, fields, ALL_SIDES),
+            targets=record.targets,
+        )
+        load_weights(folder / "ranking" / "ranker.safetensors", self.model)
+        counts = load_tensors(folder / "ranking" / "statistics.safetensors")
+        self.statistics = {
+            field.name: (
+                field,
+                RowCounts(counts[f"{field.name}/count"].numpy(), counts[f"{field.name}/total"].numpy()),
+            )
+            for field in self.row_reader.fields.numbers
+            if field.kind == "statistic"
+        }
+
+    @torch.inference_mode()
+    def rank(self, request: RankRequest, *, with_gates: bool = False) -> Ranked:
+        """Score the request's items, one or more; one that the model does not know is scored as an unseen one."""
+        view = self.view
+        domain = view.names.index(request.domain)
+        user_row = 0 if request.user is None else view.users.row(request.user)
+        item_row = view.items.rows(request.items)
+        features = self._features(request, domain, user_row, item_row)
+        slices = DomainSlices.single(domain, len(item_row), len(view.names))
+        logit: Tensor = self.model(features, slices)
+        gates = self._gates(features, slices, domain) if with_gates else None
+        known = tuple((item_row > 0).tolist())
+        corrected = corrected_for_sampling(logit.double(), slices.row_domain(), self.kept_shares)
+        return Ranked(corrected.sigmoid().numpy(), corrected.float().numpy(), known, gates)
+
+    def _features(
+        self, request: RankRequest, domain: int, user_row: int, item_row: Int[np.ndarray, " item"]
+    ) -> RankingFeatures:
+        view, num_items = self.view, len(item_row)
+        taken = view.taken(request.taken)
+        if request.stored:
+            taken = view.stored(user_row).then(taken)
+        user = view.user_features(user_row, domain, taken, view.context(request.context))
+        domain_column = np.full(num_items, domain, dtype=np.int64)
+        user_column = np.full(num_items, user_row, dtype=np.int64)
+        events = view.context(request.context, num_items)
+        of_row = self._row_columns(request, domain, user_column, item_row, events.context)
+        row = self.row_reader.read(
+            user_column,
+            domain_column,
+            events=replace(events, context={**events.context, **of_row}),
+            event_rows=np.arange(num_items),
+        )
+        repeated = user.take(torch.zeros(num_items, dtype=torch.int64))
+        return RankingFeatures(repeated, self.item_reader.read(item_row, domain_column), row)
+
+    def _row_columns(
+        self,
+        request: RankRequest,
+        domain: int,
+        user_row: Int[np.ndarray, " item"],
+        item_row: Int[np.ndarray, " item"],
+        context: Mapping[str, Column | Lists],
+    ) -> dict[str, Column]:
+        """Statistics as training labels have them in the end, and retrieval's score, standardised."""
+        ranking = self.view.dataset.schema.ranking
+        columns: dict[str, Column] = {}
+        for name, (field, counts) in self.statistics.items():
+            assert ranking is not None
+            assert field.of is not None
+            key = self._key(field.of, domain, user_row, item_row, context)
+            values = counts.statistic(key, domain, field, prior=ranking.prior)
+            columns[name] = self.view.spreads[name].standardise(values)
+        if self.score_field is not None:
+            spread = self.view.spreads[self.score_field]
+            columns[self.score_field] = spread.standardise(request.retrieval_score.astype(np.float64))
+        return columns
+
+    def _key(
+        self,
+        of: str,
+        domain: int,
+        user_row: Int[np.ndarray, " item"],
+        item_row: Int[np.ndarray, " item"],
+        context: Mapping[str, Column | Lists],
+    ) -> Int[np.ndarray, " item"]:
+        """What a statistic is about, of each item."""
+        if of == "user":
+            return user_row
+        if of == "item":
+            return item_row
+        dataset = self.view.dataset
+        field = next(f for f in dataset.schema.fields if f.name == of)
+        if field.side in ("context", "row"):
+            column = context[of]
+            assert isinstance(column, np.ndarray)
+            return column.astype(np.int64)
+        stored = dataset.features[of]
+        assert isinstance(stored, np.ndarray)
+        row, num_rows = (user_row, dataset.num_users) if field.side == "user" else (item_row, dataset.num_items)
+        shift = domain * num_rows if dataset.is_by_domain(field) else 0
+        key: np.ndarray = stored[row + shift].astype(np.int64)
+        return key
+
+    def _gates(
+        self, features: RankingFeatures, slices: DomainSlices, domain: int
+    ) -> tuple[dict[str, float], ...] | None:
+        """Of each item, how much of the row's translation into every other domain CDAnet's second stage sees."""
+        if not isinstance(self.model, CDAnet) or domain not in self.model.targets:
+            return None
+        network = self.model.augmentations[self.model.targets.index(domain)]
+        assert isinstance(network, AugmentationNetwork)
+        if network.gate is None:
+            return None
+        x = network.embedding(features, slices).flatten(start_dim=1)
+        weights = network.gate_weights(network.extractor(x, slices))
+        others = [name for number, name in enumerate(self.view.names) if number != domain]
+        return tuple(dict(zip(others, row, strict=True)) for row in weights.tolist())

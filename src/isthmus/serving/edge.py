@@ -1,0 +1,122 @@
+"""What stands around every request: its size, its token, one line in the log and its place in the metrics."""
+
+import asyncio
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+from isthmus.serving.metrics import Metrics
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+LOG = logging.getLogger("isthmus.serving")
+GUARDED = ("/v1/", "/metrics")
+
+
+class Edge:
+    """An ASGI app around another.
+
+    Args:
+        token: what a request to a guarded path must bear; None: anyone may ask.
+        max_body_bytes, timeout_s: how large a body may be, and how long its sender may take.
+        bundle: the version that serves now, for the log.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str | None,
+        max_body_bytes: int,
+        timeout_s: float,
+        metrics: Metrics,
+        bundle: Callable[[], str],
+    ) -> None:
+        self.app, self.token, self.metrics, self.bundle = app, token, metrics, bundle
+        self.max_body_bytes, self.timeout_s = max_body_bytes, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status, request_id = perf_counter(), 500, uuid4().hex[:16]
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, answer)
+        finally:
+            seconds = perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unknown")
+            self.metrics.observe(route, status, seconds)
+            line = {"method": scope["method"], "path": scope["path"], "status": status, "request": request_id}
+            LOG.info("request", extra={"fields": {**line, "ms": round(1000 * seconds, 3), "bundle": self.bundle()}})
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if self.token is not None and scope["path"].startswith(GUARDED):
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+                await refuse(send, 401, "unauthorized", "send the header 'Authorization: Bearer TOKEN'")
+                return
+        too_large = f"the body is larger than {self.max_body_bytes} bytes; send less at a time"
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.max_body_bytes:
+            await refuse(send, 413, "too_large", too_large)
+            return
+        try:
+            body = await asyncio.wait_for(_read(receive, self.max_body_bytes), self.timeout_s)
+        except TimeoutError:
+            await refuse(send, 408, "slow_body", f"the body did not arrive within {self.timeout_s} s")
+            return
+        except ConnectionError:
+            return
+        if body is None:
+            await refuse(send, 413, "too_large", too_large)
+            return
+        replayed = False
+
+        async def replay() -> MutableMapping[str, Any]:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The whole body; None where it is longer than the limit."""
+    parts, length = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the sender has left")
+        parts.append(message.get("body", b""))
+        length += len(parts[-1])
+        if length > limit:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def refuse(send: Send, status: int, code: str, message: str) -> None:
+    """Answer an error as JSON."""
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

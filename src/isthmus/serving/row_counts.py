@@ -1,0 +1,76 @@
+"""What training rows say of a user, an item or a field's value, as tables that a request reads from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from isthmus.data.dataset import Dataset
+from isthmus.data.new_rows import keys
+from isthmus.data.row_statistics import NO_ROWS_MEAN
+from isthmus.schema import FieldSpec
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Training rows of each key in each domain and the sum of their labels, or of what else a statistic is a mean of.
+
+    Key 0, the unseen one, takes part in the totals only.
+    """
+
+    count: Int[np.ndarray, "domain key"]
+    total: Float[np.ndarray, "domain key"]
+
+    def statistic(
+        self, key: Int[np.ndarray, " row"], domain: int, field: FieldSpec, *, prior: float
+    ) -> Float[np.ndarray, " row"]:
+        """The statistic of rows that come after all of training; see `row_statistics`, whose formula it is."""
+        count, all_count = self._in_scope(self.count, key, domain, field)
+        if field.value == "count":
+            logarithm: np.ndarray = np.log1p(count)
+            return logarithm
+        total, all_total = self._in_scope(self.total, key, domain, field)
+        unknown = NO_ROWS_MEAN if field.column is None else float("nan")
+        mean = all_total / all_count if all_count else unknown
+        weight = count + prior
+        shrunk: np.ndarray = np.divide(
+            total + prior * mean, weight, out=np.full(len(key), mean, np.float64), where=weight > 0
+        )
+        return shrunk
+
+    def _in_scope(
+        self, amount: np.ndarray, key: Int[np.ndarray, " row"], domain: int, field: FieldSpec
+    ) -> tuple[Float[np.ndarray, " row"], float]:
+        own, everywhere = amount[domain, key], amount[:, key].sum(axis=0)
+        own_total, total = float(amount[domain].sum()), float(amount.sum())
+        match field.scope:
+            case "own":
+                values = own
+            case "other":
+                values, own_total = everywhere - own, total - own_total
+            case "all":
+                values, own_total = everywhere, total
+        return np.where(key > 0, values, 0).astype(np.float64), own_total
+
+
+def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
+    """Count the training rows of a dataset by what a statistic is about."""
+    assert dataset.impressions is not None
+    assert field.of is not None
+    train = dataset.impressions["train"]
+    outcome = train.label if field.column is None else train.outcomes[field.column]
+    assert outcome is not None
+    num_keys = dataset.vocabulary_sizes[_vocabulary(dataset, field.of)]
+    cell = np.asarray(train.domain, np.int64) * num_keys + np.asarray(keys(dataset, train, field.of), np.int64)
+    shape = (dataset.num_domains, num_keys)
+    size = shape[0] * shape[1]
+    return RowCounts(
+        np.bincount(cell, minlength=size).reshape(shape).astype(np.int64),
+        np.bincount(cell, np.asarray(outcome, np.float64), minlength=size).reshape(shape),
+    )
+
+
+def _vocabulary(dataset: Dataset, of: str) -> str:
+    if of in ("user", "item"):
+        return of
+    return next(field for field in dataset.schema.fields if field.name == of).vocabulary_name

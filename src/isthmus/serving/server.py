@@ -1,0 +1,75 @@
+"""The process that serves: uvicorn with one worker or several, and a log of JSON lines."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from socket import AF_INET, AF_INET6, create_server
+
+import torch
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from isthmus.errors import InputError
+from isthmus.serving.app import ServeSettings, new_app
+from isthmus.serving.edge import Edge
+from isthmus.serving.host import bundle_at
+from isthmus.serving.service import open_service
+
+
+class JSONLines(logging.Formatter):
+    """One JSON object a line; `fields` of a record stand in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line | getattr(record, "fields", {}))
+
+
+def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> None:
+    """Serve until told to stop (SIGTERM or SIGINT); requests under way are ended first.
+
+    Raises:
+        InputError: the bundle or the events cannot be opened, or the address cannot be used.
+    """
+    open_service(bundle_at(settings.place), check=settings.check)  # tells what is wrong before any worker starts
+    config = uvicorn.Config(
+        partial(new_worker, settings),
+        factory=True,
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(2 * settings.timeout_s)),
+    )
+    log_json()
+    try:
+        listening = create_server((host, port), family=AF_INET6 if ":" in host else AF_INET, backlog=config.backlog)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({error})") from error
+    address = f"http://{host}:{listening.getsockname()[1]}"
+    logging.getLogger("isthmus.serving").info("listening", extra={"fields": {"address": address, "workers": workers}})
+    with listening:
+        if workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def new_worker(settings: ServeSettings) -> Edge:
+    """The application of one process; requests run side by side rather than the parts of one."""
+    log_json()
+    torch.set_num_threads(1)
+    return new_app(settings)
+
+
+def log_json() -> None:
+    """Let everything be logged as JSON lines to standard output."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JSONLines())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)

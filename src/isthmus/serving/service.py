@@ -1,0 +1,272 @@
+"""From a request to an answer, without the web: retrieve, filter, rank, and say what the answer rests on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from jaxtyping import Bool
+
+from isthmus.batch import Features
+from isthmus.data.dataset import Dataset
+from isthmus.errors import InputError, did_you_mean
+from isthmus.serving.attributes import Attributes
+from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
+from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
+from isthmus.serving.requests import (
+    Basis,
+    NoEvents,
+    Order,
+    RecentEvents,
+    Recommendation,
+    RecommendedItem,
+    RecommendRequest,
+    ScoredItem,
+    ScoreRequest,
+    SimilarItem,
+    UnknownItemError,
+)
+from isthmus.serving.retriever import Corpus, Found, Retriever
+from isthmus.serving.view import NOTHING, UNSEEN, ContextValue, Taken, View, domain_number
+
+MOST_ITEMS = 1000
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a request's user: for retrieval as rows, for the ranker by name."""
+
+    user: str | None
+    stored: bool
+    pairs: tuple[tuple[str, str], ...]
+    user_row: int
+    taken: Taken
+    basis: Basis
+
+
+class Service:
+    """Answers requests from one opened bundle; nothing in it changes, so requests may run side by side.
+
+    Args:
+        events: what users did since the bundle was made.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        retriever: Retriever,
+        view: View,
+        ranker: ClickRanker | None,
+        *,
+        events: RecentEvents | None = None,
+    ) -> None:
+        self.manifest, self.retriever, self.view, self.ranker = manifest, retriever, view, ranker
+        self.num_candidates = 1 if manifest.ranking is None else manifest.ranking.num_candidates
+        self.events: RecentEvents = NoEvents() if events is None else events
+        self.attributes = Attributes(view.dataset)
+        of_ranker = {} if ranker is None else ranker.view.context_fields
+        computed = set() if ranker is None else {ranker.score_field}
+        self.context_names = sorted({*view.context_fields, *of_ranker} - computed)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return self.manifest.domains
+
+    def is_ranked(self, domain: str) -> bool:
+        """Whether the click model orders this domain's items."""
+        return self.ranker is not None and domain in self.ranker.domains
+
+    def recommend(self, request: RecommendRequest, *, clock: Clock = perf_counter) -> Recommendation:
+        """The best items for a request.
+
+        Raises:
+            InputError: the domain, a filter's or a context's field is unknown or its value does not fit, k is not in
+                1..1000, or both a user and a history are given.
+        """
+        started = clock()
+        if not 1 <= request.k <= MOST_ITEMS:
+            raise InputError(f"k: {request.k} is not in 1..{MOST_ITEMS}")
+        self._require_context(request.context)
+        domain = domain_number(self.view.dataset, request.domain)
+        name = self.domains[domain]
+        known = self._known(request.user, request.history, domain)
+        unknown = tuple(i for i, _ in request.history or () if self.view.items.row(i) == UNSEEN)
+        is_allowed = self._allowed(domain, known, request)
+        features = self._user_features(known, domain, request.context)
+        read = clock()
+        ranks = self.is_ranked(name) and known.basis != "popular"
+        if known.basis == "popular":
+            found = self.retriever.popular(domain, request.k, is_allowed)
+        else:
+            vector = self.retriever.encode(features, domain)
+            count = max(request.k, self.num_candidates) if ranks else request.k
+            found = self.retriever.search(vector, domain, count, is_allowed)
+        retrieved = clock()
+        items = [self.view.items.text(row) for row in found.item_row.tolist()]
+        ranked = self._rank(name, known, items, found, request.context, request.explain) if ranks and items else None
+        order = np.arange(len(items)) if ranked is None else np.argsort(-ranked.logit, kind="stable")
+        done = clock()
+        answer = tuple(self._item(items, found, ranked, p, domain, known) for p in order[: request.k].tolist())
+        shown = clock()
+        stages = {"read": read - started, "retrieve": retrieved - read, "rank": done - retrieved, "show": shown - done}
+        return Recommendation(
+            domain=name,
+            items=answer,
+            basis=known.basis,
+            ordered_by=_order(known.basis, ranks),
+            num_matching=int(is_allowed.sum()),
+            unknown_items=unknown,
+            field_weights=self.retriever.field_weights(features, domain) if request.explain else None,
+            bundle=self.manifest.version,
+            timings_ms={n: round(1000 * s, 3) for n, s in {**stages, "total": shown - started}.items()},
+        )
+
+    def score(self, request: ScoreRequest) -> tuple[ScoredItem, ...]:
+        """The click model's probability of each item, in the order asked.
+
+        Raises:
+            InputError: there is no click model for the domain, there is nothing to score, or as `recommend`.
+        """
+        self._require_context(request.context)
+        domain = domain_number(self.view.dataset, request.domain)
+        name = self.domains[domain]
+        if not self.is_ranked(name):
+            ranked = [one for one in self.domains if self.is_ranked(one)]
+            raise InputError(
+                f"domain {name!r}: the bundle has no ranker for it; it ranks {', '.join(ranked) or 'none'}"
+            )
+        if not 1 <= len(request.items) <= MOST_ITEMS:
+            raise InputError(f"items: {len(request.items)} given; give 1 to {MOST_ITEMS}")
+        known = self._known(request.user, request.history, domain)
+        vector = self.retriever.encode(self._user_features(known, domain, request.context), domain)
+        rows = self.view.items.rows(request.items)
+        found = Found(rows, self.retriever.scores(vector, domain, rows))
+        scored = self._rank(name, known, request.items, found, request.context, False)
+        return tuple(
+            ScoredItem(item, float(probability), is_known)
+            for item, probability, is_known in zip(request.items, scored.probability, scored.is_known, strict=True)
+        )
+
+    def similar(self, item: str, domain: str, k: int = 10) -> tuple[SimilarItem, ...]:
+        """The items of a domain whose vectors are nearest in direction to one item's.
+
+        Raises:
+            UnknownItemError: the domain does not show the item.
+            InputError: the domain is unknown, or k is not in 1..1000.
+        """
+        if not 1 <= k <= MOST_ITEMS:
+            raise InputError(f"k: {k} is not in 1..{MOST_ITEMS}")
+        number = domain_number(self.view.dataset, domain)
+        place = self.retriever.corpora[number].place(self.view.items.row(item))
+        if place is None:
+            raise UnknownItemError(f"item {item!r}: domain {self.domains[number]!r} does not show it")
+        found = self.retriever.similar(number, place, k)
+        return tuple(
+            SimilarItem(
+                self.view.items.text(row), self.attributes.title(row), score, self.attributes.of_item(row, number)
+            )
+            for row, score in zip(found.item_row.tolist(), found.score.tolist(), strict=True)
+        )
+
+    def _known(self, user: str | None, history: Sequence[tuple[str, str]] | None, domain: int) -> _Known:
+        if history is not None:
+            if user is not None:
+                raise InputError("give a user or a history, not both")
+            if not self.view.history_fields:
+                raise InputError("history: the retrieval model reads no history; ask for a known user instead")
+            row, stored, pairs = UNSEEN, False, tuple(history)
+        else:
+            pairs = () if user is None else tuple(self.events.recent(user))
+            stored = user is not None and not self.events.is_forgotten(user)
+            row = self.view.users.row(user) if user is not None and stored else UNSEEN
+        later = self.view.taken(pairs)
+        taken = (self.view.stored(row) if stored else NOTHING).then(later)
+        basis: Basis = "user_history"
+        if not self.view.knows_anything(row, taken, domain):
+            basis = "popular"
+        elif history is not None:
+            basis = "given_history"
+        elif len(later.item_row):
+            basis = "recent_events"
+        return _Known(user if stored else None, stored, pairs, row, taken, basis)
+
+    def _user_features(self, known: _Known, domain: int, context: Mapping[str, ContextValue]) -> Features:
+        return self.view.user_features(known.user_row, domain, known.taken, self.view.context(context))
+
+    def _allowed(self, domain: int, known: _Known, request: RecommendRequest) -> Bool[np.ndarray, " item"]:
+        """The items of the corpus that may be answered: what was taken in the domain is not."""
+        item_row = self.retriever.corpora[domain].item_row
+        is_allowed = self.attributes.matching(request.filters, item_row, domain)
+        taken = known.taken.item_row[known.taken.domain == domain]
+        left_out = np.concatenate([taken, self.view.items.rows(request.exclude)])
+        place = np.searchsorted(item_row, left_out).clip(max=len(item_row) - 1)
+        is_allowed[place[item_row[place] == left_out]] = False
+        return is_allowed
+
+    def _rank(
+        self,
+        domain: str,
+        known: _Known,
+        items: Sequence[str],
+        found: Found,
+        context: Mapping[str, ContextValue],
+        with_gates: bool,
+    ) -> Ranked:
+        assert self.ranker is not None
+        request = RankRequest(domain, known.user, known.stored, known.pairs, items, found.score, context)
+        return self.ranker.rank(request, with_gates=with_gates)
+
+    def _item(
+        self, items: Sequence[str], found: Found, ranked: Ranked | None, place: int, domain: int, known: _Known
+    ) -> RecommendedItem:
+        row, score = int(found.item_row[place]), float(found.score[place])
+        is_popular = known.basis == "popular"
+        return RecommendedItem(
+            item=items[place],
+            title=self.attributes.title(row),
+            score=score if ranked is None else float(ranked.probability[place]),
+            attributes=self.attributes.of_item(row, domain),
+            retrieval_score=None if is_popular else score,
+            retrieval_rank=None if is_popular else place + 1,
+            other_domains=None if ranked is None or ranked.gates is None else ranked.gates[place],
+        )
+
+    def _require_context(self, context: Mapping[str, ContextValue]) -> None:
+        for name in context:
+            if name not in self.context_names:
+                known = ", ".join(self.context_names) or "none"
+                hint = did_you_mean(name, self.context_names) or f"; known are {known}"
+                raise InputError(f"context.{name}: unknown context field{hint}")
+
+
+def open_service(folder: Path, *, events: RecentEvents | None = None, check: bool = True) -> Service:
+    """Open a bundle.
+
+    Args:
+        check: whether every file is read and compared with its checksum first.
+
+    Raises:
+        InputError: the folder is no bundle, incomplete or damaged, or of another version.
+    """
+    manifest = read_manifest(folder)
+    if check:
+        require_intact(folder, manifest)
+    record = manifest.retrieval
+    dataset = Dataset.open(folder / record.data)
+    corpora = [Corpus.open(folder, corpus) for corpus in record.corpora]
+    retriever = Retriever(folder / "retrieval" / "user.safetensors", record.settings, dataset, corpora)
+    view = View(dataset, record.settings.fields, by_time=False)
+    ranker = None
+    if manifest.ranking is not None:
+        is_same = manifest.ranking.data == record.data
+        of_ranker = dataset if is_same else Dataset.open(folder / manifest.ranking.data)
+        ranker = ClickRanker(folder, manifest.ranking, of_ranker)
+    return Service(manifest, retriever, view, ranker, events=events)
+
+
+def _order(basis: Basis, is_ranked: bool) -> Order:
+    if basis == "popular":
+        return "popularity"
+    return "click_probability" if is_ranked else "retrieval_score"

@@ -1,0 +1,196 @@
+"""One model's view of a request: ids to rows, the user's history, and the features that the model reads."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from isthmus.batch import Bag, Features
+from isthmus.data.dataset import Column, Dataset, Events, Lists, read_manifest
+from isthmus.data.features import FeatureReader, HistoryReader, HistorySpan, Rows, to_bag
+from isthmus.data.statistics import Spread
+from isthmus.errors import InputError, did_you_mean
+from isthmus.schema import FieldSpec
+
+UNSEEN = 0  # the row of every user, item and value that training does not know
+ELSEWHERE = -1  # the domain of something taken in a domain that this model does not have
+ContextValue = str | int | float | Sequence[str | int]
+
+
+class Names:
+    """The texts of a vocabulary, found by bisection: they ascend."""
+
+    def __init__(self, texts: pa.Array) -> None:
+        self.texts = texts
+
+    @classmethod
+    def of(cls, dataset: Dataset, vocabulary: str) -> "Names":
+        """A vocabulary of a dataset, without a Python object a text."""
+        table = pq.read_table(dataset.path / "vocabularies" / f"{vocabulary}.parquet")
+        return cls(table["value"].cast(pa.large_string()).combine_chunks())
+
+    def row(self, text: str) -> int:
+        """The row of a text; 0 where it is not known."""
+        place = bisect_left(range(len(self.texts)), text, key=self._at)
+        return place + 1 if place < len(self.texts) and self._at(place) == text else UNSEEN
+
+    def rows(self, texts: Sequence[str]) -> Rows:
+        return np.array([self.row(text) for text in texts], dtype=np.int64)
+
+    def text(self, row: int) -> str:
+        """The text of a row above 0."""
+        return self._at(row - 1)
+
+    def _at(self, place: int) -> str:
+        text: str = self.texts[place].as_py()
+        return text
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a user took, the latest last; a domain is a number of this model's, or ELSEWHERE."""
+
+    item_row: Int[np.ndarray, " taken"]
+    domain: Int[np.ndarray, " taken"]
+
+    def then(self, later: "Taken") -> "Taken":
+        """Both, what is in both left out of the later one."""
+        both = set(zip(self.item_row.tolist(), self.domain.tolist(), strict=True))
+        new = [pair not in both for pair in zip(later.item_row.tolist(), later.domain.tolist(), strict=True)]
+        return Taken(
+            np.concatenate([self.item_row, later.item_row[new]]), np.concatenate([self.domain, later.domain[new]])
+        )
+
+    def seen_by(self, field: FieldSpec, domain: int) -> Int[np.ndarray, " seen"]:
+        """The items that a history field reads in a domain: those of its scope, the last `max_length`."""
+        rows: np.ndarray
+        match field.scope:
+            case "own":
+                rows = self.item_row[self.domain == domain]
+            case "other":
+                rows = self.item_row[self.domain != domain]
+            case "all":
+                rows = self.item_row
+        latest: np.ndarray = rows[-field.max_length :]
+        return latest
+
+
+NOTHING = Taken(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+class View:
+    """The dataset of one model: its vocabularies, histories and fields.
+
+    Args:
+        by_time: whether a history is in order of time throughout, as ranking has it, rather than training's positives
+            before those of validation.
+    """
+
+    def __init__(self, dataset: Dataset, chosen: Sequence[str] | None, *, by_time: bool) -> None:
+        self.dataset = dataset
+        self.names = dataset.schema.domain_names
+        self.users, self.items = Names.of(dataset, "user"), Names.of(dataset, "item")
+        self.user_reader = FeatureReader(dataset, "user", chosen)
+        self.history = HistoryReader(dataset)
+        self.by_time = by_time
+        numbers = read_manifest(dataset.path)["numbers"]
+        self.spreads = {name: Spread(spread["mean"], spread["std"]) for name, spread in numbers.items()}
+        self.history_fields = {
+            place: field for place, field in enumerate(self.user_reader.fields.lists) if field.kind == "history"
+        }
+        known = {} if dataset.impressions is None else dataset.impressions["train"].context
+        self._empty = {**dataset.events["train"].context, **known}
+        self.context_fields = {
+            field.name: field
+            for field in dataset.schema.fields
+            if field.side in ("context", "row")
+            and field.kind != "statistic"
+            and (chosen is None or field.name in chosen)
+        }
+        vocabularies = {field.vocabulary_name for field in self.context_fields.values() if field.kind != "number"}
+        self._values = {name: Names.of(dataset, name) for name in vocabularies}
+
+    def stored(self, user_row: int) -> Taken:
+        """What the bundle knows that a user took."""
+        rows = slice(int(self.history.offsets[user_row]), int(self.history.offsets[user_row + 1]))
+        taken = Taken(self.history.item_row[rows].astype(np.int64), self.history.domain[rows].astype(np.int64))
+        if not self.by_time or self.history.time is None:
+            return taken
+        order = np.argsort(self.history.time[rows], kind="stable")
+        return Taken(taken.item_row[order], taken.domain[order])
+
+    def taken(self, pairs: Sequence[tuple[str, str]]) -> Taken:
+        """Items and domains by name, without the items that this model does not know."""
+        rows = self.items.rows([item for item, _ in pairs])
+        domain = [self.names.index(name) if name in self.names else ELSEWHERE for _, name in pairs]
+        return Taken(rows[rows != UNSEEN], np.array(domain, dtype=np.int64)[rows != UNSEEN])
+
+    def knows_anything(self, user_row: int, taken: Taken, domain: int) -> bool:
+        """Whether the model has something to go by: a history that it reads, or else the user itself."""
+        if not self.history_fields:
+            return user_row != UNSEEN
+        return any(len(taken.seen_by(field, domain)) for field in self.history_fields.values())
+
+    def user_features(self, user_row: int, domain: int, taken: Taken, events: Events) -> Features:
+        """The user's side of one request, as a batch of one row; `events` carries the context in its first row."""
+        one, none = np.array([user_row]), np.zeros(1, dtype=np.int64)
+        nothing = HistorySpan(none, none, none - 1)
+        features = self.user_reader.read(one, np.array([domain]), span=nothing, events=events, event_rows=none)
+        bags = list(features.bags)
+        for place, field in self.history_fields.items():
+            bags[place] = bag_of(taken.seen_by(field, domain))
+        return replace(features, bags=tuple(bags))
+
+    def context(self, values: Mapping[str, ContextValue], num_rows: int = 1) -> Events:
+        """A request's context, the same in all rows; a field without a value stands at the unseen one, a number at its
+        mean.
+
+        Raises:
+            InputError: a value is not what its field is. Names that are no field of this model are left to the caller.
+        """
+        none = np.zeros(num_rows, dtype=np.int64)
+        columns: dict[str, Column | Lists] = {}
+        for name, empty in self._empty.items():
+            field = self.context_fields.get(name)
+            value = None if field is None else values.get(name)
+            if isinstance(empty, Lists):
+                rows = np.empty(0, np.int64) if field is None or value is None else self._list(field, value)
+                offsets = np.arange(num_rows + 1) * len(rows)
+                columns[name] = Lists(np.tile(rows, num_rows).astype(empty.values.dtype), offsets)
+            else:
+                number = 0 if field is None or value is None else self._single(field, value)
+                columns[name] = np.full(num_rows, number, dtype=empty.dtype)
+        return Events(none, none, none, None, columns, None)
+
+    def _single(self, field: FieldSpec, value: ContextValue) -> float | int:
+        if field.kind == "number":
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"context.{field.name}: {value!r} is not a number")
+            return float(self.spreads[field.name].standardise(np.array([value], np.float64))[0])
+        if not isinstance(value, str | int):
+            raise InputError(f"context.{field.name}: {value!r} is not a text")
+        return self._values[field.vocabulary_name].row(str(value))
+
+    def _list(self, field: FieldSpec, value: ContextValue) -> Rows:
+        if isinstance(value, str | int | float):
+            raise InputError(f"context.{field.name}: {value!r} is not a list of texts")
+        rows = self._values[field.vocabulary_name].rows([str(one) for one in value])
+        seen: Rows = rows[rows != UNSEEN]
+        return seen
+
+
+def bag_of(rows: Int[np.ndarray, " value"]) -> Bag:
+    """One list."""
+    return to_bag(rows, np.array([0, len(rows)]))
+
+
+def domain_number(dataset: Dataset, domain: str) -> int:
+    """The number of a domain, or of the declared fallback; raises InputError for a name without either."""
+    try:
+        return dataset.schema.domain_number(domain)
+    except ValueError as error:
+        raise InputError(f"{error}{did_you_mean(domain, dataset.schema.domain_names)}") from error

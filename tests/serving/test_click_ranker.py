@@ -1,0 +1,147 @@
+"""A request's features are those of a scored file: context, row fields, statistics, and histories of every scope."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from tests.serving.bundles import CDANET, click_model, new_bundle
+
+from isthmus.data.dataset import Dataset
+from isthmus.data.prepare import prepare
+from isthmus.data.simulator import simulate
+from isthmus.errors import InputError
+from isthmus.serving.requests import RecommendRequest, ScoreRequest
+from isthmus.serving.score import score_file
+from isthmus.serving.service import Service, open_service
+
+LATER = 2_000_000_000
+CONTEXT: dict[str, Any] = {"device": "phone", "tags": ["b", "new", "a"], "hour": 7.5, "slot": "top"}
+CLOCKS = ("with a clock", "without a clock")
+
+
+def rich_log(folder: Path, clock: str) -> Path:
+    """A labelled log with every kind of context and row field; without a clock, statistics go by folds."""
+    log = simulate(folder / "log", num_users=100, num_items=50, seed=2, num_shown=2)
+    events = pq.read_table(log.parent / "events.parquet")
+    number = np.arange(events.num_rows)
+    for name, values in (
+        ("device", np.array(["phone", "desk"])[number % 2]),
+        ("tags", np.array(["a|b", "c", ""])[number % 3]),
+        ("hour", number % 24 + 0.5),
+        ("slot", np.array(["top", "side", "foot"])[number % 3]),
+        ("found", np.sin(number)),
+    ):
+        events = events.append_column(name, pa.array(values))
+    pq.write_table(events, log.parent / "events.parquet")
+    content = yaml.safe_load(log.read_text())
+    for name, side, kind in (
+        ("device", "context", "categorical"),
+        ("tags", "context", "multi_valued"),
+        ("hour", "context", "number"),
+        ("slot", "row", "categorical"),
+        ("found", "row", "number"),
+    ):
+        content["fields"].append({"name": name, "side": side, "kind": kind})
+    for scope in ("own", "other"):
+        shown = {"name": f"taken_{scope}", "side": "user", "kind": "history", "scope": scope, "max_length": 3}
+        content["fields"].append({**shown, "table": "history"})
+    for of, scope in (("category", "all"), ("device", "own"), ("slot", "other")):
+        statistic = {"name": f"of_{of}", "side": "row", "kind": "statistic", "of": of, "scope": scope}
+        content["fields"].append(statistic)
+    if clock == "without a clock":
+        del content["events"]["time"]
+        content["split"] = {"by": "random", "seed": 1}
+    log.write_text(yaml.safe_dump(content, sort_keys=False))
+    return log
+
+
+@pytest.fixture(scope="module", params=CLOCKS)
+def rich(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Service]:
+    """The dataset, and a bundle of retrieval and ranking on it whose ranker takes retrieval's score as `found`."""
+    folder = tmp_path_factory.mktemp("rich")
+    dataset = prepare(rich_log(folder, request.param), folder / "dataset")
+    new_bundle(folder / "bundle", dataset, dataset, score_field="found", kept_shares=shares(dataset))
+    return dataset, open_service(folder / "bundle")
+
+
+def shares(dataset: Dataset) -> tuple[float, ...]:
+    """As if training had kept all negatives of the first domain, half of the second's, a third of the third's."""
+    return tuple(1 / (number + 1) for number in range(dataset.num_domains))
+
+
+def scored(dataset: Dataset, rows: dict[str, list[Any]], folder: Path) -> list[float]:
+    pq.write_table(pa.table(rows), folder / "rows.parquet")
+    file, out = folder / "rows.parquet", folder / "out.parquet"
+    score_file(click_model(dataset), dataset, CDANET.fields, file, out, kept_shares=shares(dataset))
+    probabilities: list[float] = pq.read_table(folder / "out.parquet")["probability"].to_pylist()
+    return probabilities
+
+
+def test_a_served_probability_is_that_of_a_scored_file(rich: tuple[Dataset, Service], tmp_path: Path) -> None:
+    dataset, service = rich
+    num_compared = 0
+    for domain in dataset.schema.domain_names:
+        for user in ("u1", "u5", "u9", "nobody"):
+            answer = service.recommend(RecommendRequest(domain, user=user, k=12, context=CONTEXT))
+            if answer.basis == "popular":
+                continue
+            count = len(answer.items)
+            rows: dict[str, list[Any]] = {
+                "user_id": [user] * count,
+                "item_id": [item.item for item in answer.items],
+                "domain": [domain] * count,
+                "time": [LATER] * count,
+                "device": ["phone"] * count,
+                "tags": ["b|new|a"] * count,
+                "hour": [7.5] * count,
+                "slot": ["top"] * count,
+                "found": [item.retrieval_score for item in answer.items],
+            }
+            expected = scored(dataset, rows, tmp_path)
+            assert [item.score for item in answer.items] == pytest.approx(expected, rel=1e-5)
+            assert expected == sorted(expected, reverse=True)
+            assert len({round(value, 6) for value in expected}) > count // 2
+            num_compared += 1
+    assert num_compared > 4
+
+
+def test_context_changes_the_scores_and_may_be_left_out(rich: tuple[Dataset, Service]) -> None:
+    _, service = rich
+    assert service.context_names == ["device", "hour", "slot", "tags"]  # `found` is computed, not asked for
+    probabilities = {
+        name: service.score(ScoreRequest("shop", ("i1", "i2"), user="u1", context=context))[0].probability
+        for name, context in (("none", {}), *((name, {name: CONTEXT[name]}) for name in CONTEXT))
+    }
+    assert len({round(value, 7) for value in probabilities.values()}) == 5
+    unseen = service.score(ScoreRequest("shop", ("i1", "i2"), user="u1", context={"device": "fridge", "tags": []}))
+    assert unseen[0].probability == pytest.approx(probabilities["none"])
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ({"hour": "7"}, "context.hour: '7' is not a number"),
+        ({"device": ["phone"]}, r"context.device: \['phone'\] is not a text"),
+        ({"device": 1.5}, "context.device: 1.5 is not a text"),
+        ({"tags": "a"}, "context.tags: 'a' is not a list"),
+        ({"found": 1.0}, "context.found: unknown context field"),
+    ],
+)
+def test_a_context_value_of_another_kind_is_named(
+    rich: tuple[Dataset, Service], context: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        rich[1].recommend(RecommendRequest("shop", user="u1", context=context))
+
+
+def test_an_item_outside_the_corpus_is_scored_without_a_retrieval_score(rich: tuple[Dataset, Service]) -> None:
+    dataset, service = rich
+    texts = dataset.vocabulary("item")
+    outside = next(t for n, t in enumerate(texts, start=1) if n not in dataset.corpus(2).tolist())
+    (one,) = service.score(ScoreRequest("news", (outside,), user="u1"))
+    assert 0 < one.probability < 1
+    assert one.is_known

@@ -1,0 +1,128 @@
+"""The real process: `isthmus serve` on a loopback port, asked over a socket, and stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import socket
+from time import sleep
+from typing import Any
+
+import httpx2
+import pytest
+from benchmarks.serving import measure
+from tests.serving.bundles import new_bundle
+
+from isthmus.cli import main
+from isthmus.data.dataset import Dataset
+from isthmus.serving.requests import RecommendRequest
+from isthmus.serving.service import open_service
+
+START_S = 90
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server") / "bundle"
+    new_bundle(folder, tiny_dataset)
+    return folder
+
+
+def free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(place: Path, log: Path, *options: str, token: str = "") -> Iterator[tuple[httpx2.Client, Any]]:
+    """A client of a started server, and its process."""
+    port = free_port()
+    command = [sys.executable, "-m", "isthmus", "serve", str(place), "--port", str(port), *options]
+    environment = {**os.environ, "ISTHMUS_TOKEN": token, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+            for _ in range(10 * START_S):
+                try:
+                    client.get("/readyz")
+                    break
+                except httpx2.TransportError:
+                    assert process.poll() is None, log.read_text()
+                    sleep(0.1)
+            yield client, process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_answers_keeps_events_and_stops_in_order(bundle: Path, tmp_path: Path, workers: str) -> None:
+    expected = open_service(bundle).recommend(RecommendRequest("shop", user="u3"))
+    options = ("--workers", workers, "--events", str(tmp_path / "events.sqlite"))
+    with serving(bundle, tmp_path / "log", *options, token="secret") as (client, process):
+        assert client.get("/v1/domains").status_code == 401
+        client.headers["authorization"] = "Bearer secret"
+        answer = client.post("/v1/recommend", json={"domain": "shop", "user": "u3"})
+        assert [item["item"] for item in answer.json()["items"]] == [item.item for item in expected.items]
+        event = {"user": "new", "item": "i1", "domain": "shop"}
+        assert client.post("/v1/events", json={"events": [event]}).json() == {"stored": 1}
+        for _ in range(6):  # whichever worker answers
+            recent = client.post("/v1/recommend", json={"domain": "shop", "user": "new"})
+            assert recent.json()["basis"] == "recent_events"
+        text = client.get("/metrics").text
+        counted = [line for line in text.splitlines() if line.startswith("isthmus_recommendations_total")]
+        assert sum(float(line.split()[-1]) for line in counted) == 7
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    asked = [line for line in lines if line.get("path") == "/v1/recommend"]
+    assert [line["status"] for line in asked] == [200] * 7
+
+
+def test_what_cannot_be_served_is_said_in_one_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for arguments, message in (
+            ([str(tmp_path)], "not a bundle (no manifest.json)"),
+            ([str(bundle), "--workers", "0"], "--workers: 0 is below 1"),
+            ([str(bundle), "--timeout", "0"], "must be above 0"),
+            ([str(bundle), "--port", port], "cannot listen there"),
+        ):
+            assert main(["serve", *arguments]) == 2
+            assert message in capsys.readouterr().err
+
+
+def test_the_benchmark_asks_the_bundle_both_ways(bundle: Path) -> None:
+    rows = dict(measure(bundle, 5))
+    assert rows["items by domain"].startswith("shop ")
+    assert {"a request in the process", "a request over HTTP", "open, unchecked"} <= set(rows)
+
+
+def test_publish_and_rollback_print_the_version(
+    bundle: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = new_bundle(tmp_path / "second", tiny_dataset).version
+    place = str(tmp_path / "place")
+    assert main(["rollback", place]) == 2
+    assert main(["publish", str(bundle), place]) == 0
+    assert main(["rollback", place]) == 2
+    assert "names no previous bundle" in capsys.readouterr().err
+    assert main(["publish", str(tmp_path / "second"), place]) == 0
+    assert second in capsys.readouterr().out
+    assert main(["rollback", place]) == 0
+    assert open_service(bundle).manifest.version in capsys.readouterr().out
+    assert main(["rollback", place]) == 0
+    assert second in capsys.readouterr().out
+    assert main(["publish", str(tmp_path), place]) == 2
+    assert main(["publish", str(bundle), str(bundle)]) == 2
