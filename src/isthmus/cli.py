@@ -58,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail("no space left on the disk; free some and run the same command again")
         where = "" if error.filename is None else f"{error.filename}: "
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"{where}no space left on the disk; free some and run the same command again")
+        if error.errno == errno.EFBIG:
+            return _fail(f"{where}larger than files may be here (ulimit -f); allow more and run the same command again")
         return _fail(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
         _fail("interrupted")

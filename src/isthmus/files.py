@@ -27,6 +27,10 @@ def new_file(file: Path) -> Iterator[Path]:
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         partial.replace(file)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)  # a full disk does not say what it had no room for
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

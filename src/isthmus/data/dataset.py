@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -133,8 +134,13 @@ class Dataset:
         return np.flatnonzero(np.asarray(self.item_count[sources]).sum(axis=0))
 
     def vocabulary(self, name: str) -> list[str]:
-        """The text of each row of a vocabulary, from row 1 on."""
-        values: list[str] = pq.read_table(self.path / "vocabularies" / f"{name}.parquet")["value"].to_pylist()
+        """The text of each row of a vocabulary, from row 1 on; raises DatasetError where its file is damaged."""
+        file = self.path / "vocabularies" / f"{name}.parquet"
+        try:
+            values: list[str] = pq.read_table(file)["value"].to_pylist()
+        except (pa.ArrowInvalid, KeyError, FileNotFoundError) as error:
+            reason = str(error).splitlines()[0]
+            raise DatasetError(f"{file}: not readable ({reason}); run 'isthmus prepare' again") from error
         return values
 
     def titles(self) -> Column | None:

@@ -193,7 +193,7 @@ def field_column(source: Source, field: FieldSpec) -> Value:
 def _outcome(source: Source, column: str) -> Value:
     """A column of numbers without empty values."""
     key = "fields.*.column of a statistic"
-    value = source.number(column, key)
+    value = source.number(column, key, remedy="give the row its value or leave the row out")
     source.refuse(
         lambda table: table[column].cast("string").nullif("").isnull(),
         column,
@@ -267,7 +267,11 @@ def _is_positive(source: Source, log: EventLog) -> Value:
     if log.positive.values is not None:
         return source.text(column, key).isin(log.positive.values)
     if log.positive.at_least is None:
-        label = source.number(column, key)
+        label = source.number(
+            column,
+            key,
+            remedy="0 and 1 are wanted, or say with 'at_least' or 'values' (values: ['yes']) which rows are positives",
+        )
         source.refuse(
             lambda table: ~table[column].cast("float64").isin([0.0, 1.0]),
             column,
@@ -275,4 +279,4 @@ def _is_positive(source: Source, log: EventLog) -> Value:
             "is no label; 0 and 1 are wanted, or say with 'at_least' or 'values' which rows are positives",
         )
         return label == 1
-    return source.number(column, key) >= log.positive.at_least
+    return source.number(column, key, remedy="'at_least' compares numbers; correct it") >= log.positive.at_least

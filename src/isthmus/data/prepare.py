@@ -208,7 +208,7 @@ def positive_split(
     """The split of each positive; DROPPED for negatives, and for repeats that may not be asked for.
 
     Raises:
-        InputError: a domain has no training positive, or training no negative although they should be in the log.
+        InputError: a domain has no training positive, or no training negative although they should be in the log.
     """
     is_positive = labelled.is_positive
     result = np.full(len(split), DROPPED, np.int8)
@@ -220,10 +220,11 @@ def positive_split(
                 f"{log}: domains.{name}: no training positive; give the domain events, change the split, or remove it "
                 f"(its events in the log: {int((ours & is_positive).sum())})"
             )
-    in_log = schema.ranking is not None and schema.ranking.negatives == "explicit"
-    if in_log and not (~is_positive & (split == TRAIN)).any():
-        raise InputError(
-            f"{log}: no training row is a negative; give the log rows that are not positive by events.positive, or "
-            "draw negatives with ranking.negatives"
-        )
+        in_log = schema.ranking is not None and schema.ranking.negatives == "explicit"
+        if in_log and not (ours & ~is_positive & (split == TRAIN)).any():
+            raise InputError(
+                f"{log}: domains.{name}: no training row is a negative, so its clicks cannot be told from anything; "
+                "give the log rows that are not positive by events.positive, draw negatives with ranking.negatives, or "
+                "remove the domain"
+            )
     return result

@@ -20,6 +20,7 @@ Connection = Any
 
 VALUE_END = "\x1f"  # ASCII's unit separator: it stands in no readable text
 SECONDS_LIMIT = 1e11  # the year 5138; a larger time is in milliseconds or finer
+IF_UNKNOWN = "correct it, or leave it empty if it is unknown"
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,11 @@ class Source:
             return value.cast("array<string>").join(VALUE_END).nullif("")
         return self.text(column, key).replace(separator, VALUE_END)
 
-    def number(self, column: str, key: str) -> Value:
+    def number(self, column: str, key: str, *, remedy: str = IF_UNKNOWN) -> Value:
         """A column as 64-bit floating-point numbers, null where empty.
+
+        Args:
+            remedy: what to do about a value that is no number.
 
         Raises:
             InputError: a value is not a finite number.
@@ -93,7 +97,7 @@ class Source:
             is_text = table[column].cast("string").nullif("").notnull()
             return is_text & (number.isnull() | number.isnan() | number.isinf())
 
-        self.refuse(wrong, column, key, "is not a finite number; correct it, or leave it empty if it is unknown")
+        self.refuse(wrong, column, key, f"is not a finite number; {remedy}")
         return _as_number(value)
 
     def time(self, column: str, key: str) -> Value:
@@ -107,12 +111,15 @@ class Source:
         self.refuse(lambda table: table[column].isnull(), column, key, "is empty; every event needs its time")
         if value.type().is_timestamp() or value.type().is_date():
             return value.cast("timestamp").epoch_seconds().cast("int64")
-        number = self.number(column, key)
+        number = self.number(
+            column, key, remedy="seconds since 1970 are wanted, or in Parquet a column of timestamps; convert it"
+        )
         self.refuse(
             lambda table: _as_number(table[column]) > SECONDS_LIMIT,
             column,
             key,
-            "is past the year 5000 as seconds since 1970; if it counts milliseconds, divide by 1000",
+            "is past the year 5000 as seconds since 1970 and looks like milliseconds; divide by 1000 what counts them, "
+            "for all rows need one unit",
         )
         return value.cast("int64") if value.type().is_integer() else number
 

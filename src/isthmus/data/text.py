@@ -1,5 +1,6 @@
 """Texts as vectors: TF-IDF reduced by a truncated SVD that training texts fit, or means of given word vectors."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -61,10 +62,12 @@ def word_vectors(texts: Sequence[str], file: Path) -> Float[np.ndarray, "line di
     """The mean vector of each text's words, float32, zero where none is in the file.
 
     Args:
-        file: a word and its numbers a line, parted by spaces (GloVe's form); read line by line.
+        file: a word and its numbers a line, parted by spaces (GloVe's form); read line by line. Words with spaces in
+            them, which GloVe's own files have, are left out.
 
     Raises:
-        InputError: the file is missing or empty, or a line is not a word and as many numbers as the first has.
+        InputError: the file is missing or empty, begins with a header, or a line is not a word and as many numbers as
+            the first has.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such file of word vectors; give one in GloVe's form, or leave 'vectors' out")
@@ -75,17 +78,23 @@ def word_vectors(texts: Sequence[str], file: Path) -> Float[np.ndarray, "line di
     with file.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
             word, *numbers = line.rstrip().split(" ")
+            if number == 1 and len(numbers) == 1 and word.isdigit() and numbers[0].isdigit():
+                raise InputError(f"{file}: line 1: {line.rstrip()!r} is a header, not a word; delete the line")
             dim = dim or len(numbers)
+            if dim and len(numbers) > dim and not any(map(_is_number, numbers[:-dim])):
+                continue
             if not numbers or len(numbers) != dim:
                 raise InputError(
                     f"{file}: line {number}: {len(numbers)} numbers, {dim} in line 1; every line is a word and as many "
                     "numbers as the first"
                 )
-            if word in wanted:
-                try:
-                    found[word] = np.array(numbers, np.float32)
-                except ValueError as error:
-                    raise InputError(f"{file}: line {number}: {error}; a word and its numbers are wanted") from error
+            if word in wanted or number == 1:
+                if not all(map(_is_number, numbers)):
+                    strange = next(text for text in numbers if not _is_number(text))
+                    raise InputError(
+                        f"{file}: line {number}: {strange!r} is not a finite number; a word and its numbers are wanted"
+                    )
+                found[word] = np.array(numbers, np.float32)
     if not dim:
         raise InputError(f"{file}: empty; a word and its numbers a line are wanted")
     vectors = np.zeros((len(texts), dim), np.float32)
@@ -94,3 +103,10 @@ def word_vectors(texts: Sequence[str], file: Path) -> Float[np.ndarray, "line di
         if known:
             vectors[row] = np.mean(known, axis=0)
     return vectors
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

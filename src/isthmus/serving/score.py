@@ -13,6 +13,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.features import RankingReader
 from isthmus.data.new_rows import read_new_rows
 from isthmus.domains import DomainSlices
+from isthmus.errors import InputError
 from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.files import new_file
 
@@ -39,8 +40,10 @@ def score_file(
         kept_shares: of each domain's negatives, the share that the model was trained on; probabilities are corrected.
 
     Raises:
-        InputError: the file, a column or a value does not fit; see `read_new_rows`.
+        InputError: the file, a column or a value does not fit, see `read_new_rows`; or `out` is the file of rows.
     """
+    if out.exists() and rows.exists() and out.samefile(rows):
+        raise InputError(f"{out}: holds the rows to score and would be lost; give another file for the probabilities")
     new = read_new_rows(dataset, rows)
     reader = RankingReader(dataset, fields)
     device = next(model.parameters()).device

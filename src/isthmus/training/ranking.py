@@ -21,7 +21,7 @@ from isthmus.evaluation.ranking import corrected_for_sampling, score_impressions
 from isthmus.losses import augmentation_loss, click_loss, translation_loss
 from isthmus.metrics import auc_by_group, domain_means, macro_mean
 from isthmus.models.cdanet import AugmentationNetwork, TranslationNetwork
-from isthmus.training.checkpoint import BEST, Progress, read_checkpoint, write_checkpoint
+from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
 from isthmus.training.optim import RowAdamW, split_parameters
 
@@ -171,7 +171,7 @@ def _train(
         save(None, is_best=reports[-1].is_best)
         if on_epoch is not None:
             on_epoch(reports[-1])
-    model.load_state_dict(torch.load(folder / BEST, map_location=device, weights_only=True))
+    read_best(folder, model)
     return reports
 
 

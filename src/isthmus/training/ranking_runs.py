@@ -17,6 +17,7 @@ from isthmus.files import markdown_table, write_text
 from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.checkpoint import BEST, write_atomically
 from isthmus.training.epochs import EpochReport
+from isthmus.training.labels import require_both_labels
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.ranking_stages import StageTrainer, new_ranking_model, train_stages
 from isthmus.training.report import epoch_table
@@ -37,6 +38,7 @@ def require_ranking_fit(dataset: Dataset, settings: AnyRankingSettings, training
     """Raises InputError where the settings do not fit the dataset; before a folder is made, and taking no memory."""
     with torch.device("meta"):
         new_ranking_model(dataset, settings, training)
+    require_both_labels(dataset, settings, training)
 
 
 def train_ranking_in_folder(

@@ -18,7 +18,7 @@ from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
 from isthmus.losses import sampled_softmax_loss
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
-from isthmus.training.checkpoint import BEST, Progress, read_checkpoint, write_checkpoint
+from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
 from isthmus.training.optim import RowAdamW, split_parameters
 from isthmus.training.self_training import SelfTrainingSettings, named_pairs, pseudo_batch
@@ -133,7 +133,7 @@ def _train(
         save(None, is_best=reports[-1].is_best)
         if on_epoch is not None:
             on_epoch(reports[-1])
-    model.load_state_dict(torch.load(folder / BEST, map_location=device, weights_only=True))
+    read_best(folder, model)
     return reports
 
 

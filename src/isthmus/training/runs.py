@@ -11,9 +11,7 @@ evaluation/         SPLIT.parquet: a line a held-out positive
 
 import json
 import math
-import pickle
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,9 +28,9 @@ from isthmus.backbones.budget import scale_widths
 from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.features import feature_sizes, table_sizes
 from isthmus.errors import InputError
-from isthmus.files import PARTIAL, write_text
+from isthmus.files import PARTIAL, read_yaml, write_text
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
-from isthmus.training.checkpoint import BEST, LAST
+from isthmus.training.checkpoint import BEST, LAST, load_checked, read_best
 from isthmus.training.epochs import EpochReport, is_finished
 from isthmus.training.optim import split_parameters
 from isthmus.training.report import ParameterCount, report_markdown
@@ -195,7 +193,10 @@ def begin(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
 
 def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises InputError, naming what differs, where a run folder has other settings."""
-    there, given = flat(yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8"))), flat(settings)
+    there, given = (
+        flat(read_yaml(folder / SETTINGS, remedy="it is damaged; train again in a new folder")),
+        flat(settings),
+    )
     different = [
         f"{key} is {there.get(key)!r} there, {given.get(key)!r} here"
         for key in {**there, **given}
@@ -293,11 +294,7 @@ def read_weights(folder: Path, model: nn.Module) -> None:
     file = folder / BEST
     if not file.is_file():
         raise InputError(f"{file}: missing, no epoch of this run is finished; go on with 'isthmus train'")
-    weights = load_checked(file)
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"{file}: does not fit the run's settings and dataset; train again in a new folder") from error
+    read_best(folder, model)
     model.eval()
 
 
@@ -305,19 +302,6 @@ def remove_weights(folder: Path) -> None:
     """Delete a run's checkpoints, which settings and seed make again; what it measured stays."""
     for weights in (*folder.glob("*.pt"), *folder.glob("stages/*/*.pt")):
         weights.unlink()
-
-
-def load_checked(file: Path) -> Any:
-    """What a checkpoint file holds, on the processor; raises InputError where a byte of it is not as it was written."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file}: damaged or half written ({reason}); train again in a new folder") from error
 
 
 @contextmanager
