@@ -139,7 +139,7 @@ def new_table(
     for method, group in named:
         control = controls.get(method, FINE_TUNE)
         against = "" if method == control else in_words(method, control, problems, results)
-        against += "" if control == FINE_TUNE else f" (against {control})"
+        against += f" (against {control})" if against and control != FINE_TUNE else ""
         lines.append(TableRow(method, group, by_target(method, problems, results), 0, {}, against))
     num_splits = len({problem.name.rsplit("-", 1)[1] for problem in problems})
     return Table(
