@@ -10,8 +10,9 @@ from isthmus.models.ctr import CTRSettings
 from isthmus.models.ddtcdr import DDTCDRSettings
 from isthmus.models.factorisation_machine import FactorisationMachineSettings
 from isthmus.models.keep import KEEPSettings
+from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.ranking import RankingTrainingSettings
-from isthmus.training.ranking_stages import AnyRankingSettings, augmented, domain_numbers, targets_of
+from isthmus.training.ranking_stages import augmented, domain_numbers, targets_of
 
 
 def require_both_labels(dataset: Dataset, settings: AnyRankingSettings, training: RankingTrainingSettings) -> None:
