@@ -9,6 +9,7 @@ import pytest
 import torch
 from benchmarks.market_log import Market, market_log
 from benchmarks.memory import Case, measure_memory, own_peak_mib, peak_mib
+from benchmarks.ranking_cost import Size, measure_ranking_cost
 from benchmarks.retrieval import PARTS, measure, write_results
 from benchmarks.sizes import Sizes
 from benchmarks.step import Bare, BareStep, Trainer, bare_steps, tower
@@ -98,6 +99,16 @@ def test_the_bound_reads_every_row_and_adds_every_gradient() -> None:
     bare.all()
     # Row 1 is read twice and gets 2 + 2 added, row 2 once and gets 4.
     assert bare.tables[0][:, 0].tolist() == [1.0, 6.0, 8.0, 8.0]
+
+
+def test_each_stage_of_cdanet_and_its_scoring_are_timed_beside_the_plain_model() -> None:
+    lines = measure_ranking_cost(Size(num_users=60, num_items=40, steps=1, repeats=1))
+    assert [(line.part, line.case) for line in lines] == [
+        (f"CDAnet+{extractor}", case)
+        for extractor in ("IndepMLP", "MMoE")
+        for case in ("first stage", "second stage", "scoring")
+    ]
+    assert all(isfinite(line.value) and line.value > 0 and line.ratio > 0 for line in lines)
 
 
 def test_runs_take_turns_and_the_first_turn_does_not_count() -> None:

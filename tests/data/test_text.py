@@ -43,7 +43,7 @@ def test_a_text_is_the_mean_of_its_words(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("green 1 2\ntea 3\n", "line 2: 1 numbers, 2 in line 1"),
-        ("green 1 x\n", "line 1: could not convert"),
+        ("green 1 x\n", "line 1: .x. is not a finite number"),
         ("", "empty"),
     ],
 )

@@ -1,0 +1,121 @@
+"""What a row costs CDAnet in each stage and in scoring, beside the click model with the same network.
+
+.venv/bin/python -m benchmarks.ranking_cost
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import torch
+from benchmarks.table import Line, cpu_seconds, median_ratio, to_markdown
+from torch import nn
+
+from isthmus.data.dataset import Dataset
+from isthmus.data.loader import RankingLoader
+from isthmus.data.prepare import prepare
+from isthmus.data.simulator import simulate
+from isthmus.evaluation.ranking import score_impressions
+from isthmus.experiments.cdanet_rows import EXTRACTORS, training
+from isthmus.models.cdanet import CDAnet, CDAnetSettings, TranslationNetwork
+from isthmus.models.ctr import CTRSettings
+from isthmus.training.ranking import RankingTrainingSettings, Stage, new_optimizers, train_step
+from isthmus.training.ranking_stages import new_ranking_model
+
+TARGETS = {"IndepMLP": ("SharedMLP", "MLP", 2.2), "MMoE": ("MMoE", "MMoE", 1.5)}
+"""By CDAnet's extractor: the network of the click model, its name, and what the ratio should not exceed."""
+DOMAINS = ("shop", "video")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: the simulated log, steps of each run, and turns."""
+
+    num_users: int = 4000
+    num_items: int = 2000
+    steps: int = 20
+    repeats: int = 5
+
+
+class StageSteps:
+    """The first steps of an epoch of one stage, loader included."""
+
+    def __init__(self, dataset: Dataset, model: nn.Module, stage: Stage, settings: RankingTrainingSettings) -> None:
+        self.model, self.stage, self.settings = model.train(), stage, settings
+        self.loader = RankingLoader(
+            dataset, batch_size=settings.batch_size, seed=0, fields=stage.fields, domains=stage.domains
+        )
+        self.optimizers = new_optimizers(model, stage, settings)
+
+    def train(self, steps: int) -> None:
+        for batch in islice(self.loader.epoch(0), steps):
+            train_step(self.model, self.optimizers, batch, self.stage, self.settings)
+
+    def num_rows(self, steps: int) -> int:
+        return sum(batch.label.numel() for batch in islice(self.loader.epoch(0), steps))
+
+
+def measure_ranking_cost(size: Size) -> list[Line]:
+    """For each extractor: both stages' steps against the plain model's on the same rows, then scoring."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = simulate(
+            Path(folder) / "log", num_users=size.num_users, num_items=size.num_items, domains=DOMAINS, num_shown=4
+        )
+        dataset = prepare(log, Path(folder) / "dataset")
+        return [line for extractor in TARGETS for line in lines_of(dataset, extractor, size)]
+
+
+def lines_of(dataset: Dataset, extractor: str, size: Size) -> list[Line]:
+    """The three lines of one extractor."""
+    network, name, limit = TARGETS[extractor]
+    settings = training()
+    fields = ("user_id", "item_id")
+    plain = new_ranking_model(dataset, CTRSettings(fields=fields, backbone=EXTRACTORS[network]), settings)
+    chosen = CDAnetSettings(fields=fields, extractor=EXTRACTORS[extractor])
+    cdanet = new_ranking_model(dataset, chosen, settings)
+    assert isinstance(cdanet, CDAnet)
+    assert isinstance(cdanet.translation, TranslationNetwork)
+    stages = {
+        "first stage": (cdanet.translation, Stage("translation", 0, (0, 1), fields, chosen.alpha, chosen.beta)),
+        "second stage": (cdanet.augmentations[0], Stage("augmentation", 1, (0,), fields, beta=chosen.beta)),
+    }
+    runs: dict[str, Callable[[], object]] = {}
+    num_rows: dict[str, int] = {}
+    for case, (model, stage) in stages.items():
+        steps = StageSteps(dataset, model, stage, settings)
+        runs[case] = partial(steps.train, size.steps)
+        num_rows[case] = steps.num_rows(size.steps)
+        beside = StageSteps(dataset, plain, Stage("click", 0, stage.domains, fields), settings)
+        runs[f"plain {case}"] = partial(beside.train, size.steps)
+    assert dataset.impressions is not None
+    num_rows["scoring"] = dataset.impressions["test"].num_rows
+    runs["scoring"] = partial(score_impressions, cdanet, dataset, "test", fields)
+    runs["plain scoring"] = partial(score_impressions, plain, dataset, "test", fields)
+    seconds = cpu_seconds(runs, size.repeats)
+    return [
+        Line(
+            f"CDAnet+{extractor}",
+            case,
+            1e6 * median(seconds[case]) / rows,
+            "us/row",
+            median_ratio(seconds[case], seconds[f"plain {case}"]),
+            f"{name} on the same rows",
+            None if case == "scoring" else limit,
+        )
+        for case, rows in num_rows.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="benchmarks.ranking_cost", description=__doc__).parse_args(arguments)
+    torch.set_num_threads(1)
+    print(to_markdown(measure_ranking_cost(Size())))
+
+
+if __name__ == "__main__":
+    main()
