@@ -27,7 +27,6 @@ def ingest_epinions(
     out: Path,
     *,
     domains: Sequence[str] | None = None,
-    rest: str | None = None,
     split: Mapping[str, Any] | None = None,
     statistics: bool = False,
     seed: int = 0,
@@ -36,7 +35,6 @@ def ingest_epinions(
 
     Args:
         domains: names of the categories to take, in that order; None: all.
-        rest: the name of one more domain, of all other categories together; None: they are left out.
         split: the declaration's `split`; None: seeded random rows, 8:1:1.
         statistics: declares counts and means of labels and of ratings, of the user, in the row's domain and elsewhere,
             and of the item.
@@ -61,13 +59,7 @@ def ingest_epinions(
             "rating": ratings["rating"].cast(pa.int64()),
         }
     )
-    is_chosen = pc.is_in(table["category"], pa.array(chosen))
-    if rest is None:
-        table = table.filter(is_chosen)
-    else:
-        column = table.column_names.index("category")
-        table = table.set_column(column, "category", pc.if_else(is_chosen, table["category"], rest))
-        chosen.append(rest)
+    table = table.filter(pc.is_in(table["category"], pa.array(chosen)))
     with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
         pq.write_table(table, temporary / "events.parquet")
         content = _declaration(chosen, split or {"by": "random", "seed": seed}, statistics)
