@@ -1,9 +1,9 @@
 import torch
-from torch import Tensor
 
 from isthmus.backbones.ple import PLEBackbone, PLELevel
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_norm import NoNorm, SharedBatchNorm
+from isthmus.layers.experts import Gate
 
 
 def level() -> PLELevel:
@@ -20,15 +20,15 @@ def test_gates_sum_to_one_over_own_and_shared_experts() -> None:
 
 
 def test_specific_experts_read_the_own_stream_and_shared_ones_the_shared_stream() -> None:
-    ple, slices = level().eval(), DomainSlices((0, 2, 5))
+    ple, gate, slices = level().eval(), Gate(3, 3), DomainSlices((0, 2, 5))
     own, shared = torch.randn(5, 3), torch.randn(5, 3)
-    experts: Tensor = ple(own, shared, slices)[0]
-    other_own: Tensor = ple(own + 1, shared, slices)[0]
-    other_shared: Tensor = ple(own, shared + 1, slices)[0]
-    assert torch.equal(other_own[:, 2], experts[:, 2])
-    assert not torch.equal(other_own[:, :2], experts[:, :2])
-    assert torch.equal(other_shared[:, :2], experts[:, :2])
-    assert not torch.equal(other_shared[:, 2], experts[:, 2])
+    mixed, mixed_shared = ple(own, shared, slices, gate)
+    experts = torch.stack([expert(own, slices) for expert in ple.specific] + [ple.shared[0](shared, slices)], dim=1)
+    torch.testing.assert_close(mixed, torch.einsum("bed,be->bd", experts, ple.gate_weights(own, slices)))
+    torch.testing.assert_close(mixed_shared, torch.einsum("bed,be->bd", experts, gate(shared)))
+    alone, nothing = ple(own, shared, slices)
+    assert torch.equal(alone, mixed)
+    assert nothing.shape == (5, 0)
 
 
 def test_each_level_but_the_last_has_a_shared_gate() -> None:

@@ -30,4 +30,4 @@ def test_a_mixture_weighs_each_rows_experts() -> None:
     experts = torch.tensor([[[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]], [[3.0, 4.0], [30.0, 40.0], [300.0, 400.0]]])
     weights = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 2.0]])
     # Row 0: 0.5 + 2.5 + 25, 1 + 5 + 50. Row 1: 30 + 600, 40 + 800.
-    assert mix_experts(experts, weights).tolist() == [[28.0, 56.0], [630.0, 840.0]]
+    assert mix_experts(experts.unbind(1), weights).tolist() == [[28.0, 56.0], [630.0, 840.0]]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.layers.embedding import new_table
-from isthmus.training.optim import RowAdamW, split_parameters
+from isthmus.training.optim import RowAdamW, split_parameters, sum_by_row
 
 ROWS, DIM = 5, 3
 
@@ -65,6 +65,15 @@ def test_values_of_one_row_are_summed() -> None:
     for p in (apart, together):
         RowAdamW([p], lr=0.1).step()
     torch.testing.assert_close(apart, together, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("num_rows", [3, 1000])
+def test_sums_by_row_are_the_same_for_small_and_large_tables(num_rows: int) -> None:
+    rows, values = torch.tensor([2, 0, 2, 2]), torch.arange(8.0, dtype=torch.float64).view(4, 2)
+    gradient = torch.sparse_coo_tensor(rows[None], values, (num_rows, 2), check_invariants=True)
+    named, total = sum_by_row(gradient)
+    assert named.tolist() == [0, 2]
+    assert total.tolist() == [[2.0, 3.0], [10.0, 13.0]]
 
 
 def test_a_coalesced_gradient_is_left_as_it_was() -> None:

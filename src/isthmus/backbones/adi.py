@@ -10,7 +10,6 @@ or, with "network_mul", one STAR network in place of the shared networks, the sp
 from collections.abc import Callable, Sequence
 from typing import Literal, assert_never
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -69,7 +68,7 @@ class SharedNetworks(nn.Module):
             return alpha.expand(rows.shape[0], -1)
 
         weights = by_domain(run, domain_slices, x, width=(self.num_shared,))
-        return mix_experts(torch.stack(outputs, dim=1), weights)
+        return mix_experts(outputs, weights)
 
 
 class MixtureBottom(nn.Module):

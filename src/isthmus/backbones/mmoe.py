@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -62,7 +61,7 @@ class MMoEBackbone(nn.Module):
         return by_domain(run, domain_slices, x, width=(self.num_experts,))
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        experts = torch.stack([expert(x, domain_slices) for expert in self.experts], dim=1)
+        experts = [expert(x, domain_slices) for expert in self.experts]
         mixed = mix_experts(experts, self.gate_weights(x, domain_slices))
         y: Tensor = self.output(self.forwards(mixed, domain_slices), domain_slices)
         return y

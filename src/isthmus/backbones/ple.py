@@ -66,12 +66,23 @@ class PLELevel(nn.Module):
         own: Float[Tensor, "batch in_dim"],
         shared: Float[Tensor, "batch in_dim"],
         domain_slices: DomainSlices,
-    ) -> tuple[Float[Tensor, "batch expert dim"], Float[Tensor, "batch dim"]]:
-        """Every expert's features of each row, specific ones first, and the row's own mixture of them."""
-        specific_features = [expert(own, domain_slices) for expert in self.specific]
+        shared_gate: nn.Module | None = None,
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim_or_0"]]:
+        """The row's own mixture of its experts, and the shared stream's; without a gate for that one, it is empty."""
         shared_features = [expert(shared, domain_slices) for expert in self.shared]
-        experts = torch.stack(specific_features + shared_features, dim=1)
-        return experts, mix_experts(experts, self.gate_weights(own, domain_slices))
+        shared_weights = [] if shared_gate is None else [shared_gate(shared)]
+
+        # All that a domain's rows pass is done at once: its rows are taken apart and put together once.
+        def run(domain: int, rows: Tensor, *passed: Tensor) -> Tensor:
+            single = DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains)
+            experts = [expert(rows, single) for expert in self.specific] + list(passed[: len(shared_features)])
+            mixed = [mix_experts(experts, self.own_gates[domain](rows))]
+            mixed += [mix_experts(experts, weights) for weights in passed[len(shared_features) :]]
+            return torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0]
+
+        width = self.out_dim * (1 + len(shared_weights))
+        streams = by_domain(run, domain_slices, own, *shared_features, *shared_weights, width=(width,))
+        return streams[:, : self.out_dim], streams[:, self.out_dim :]
 
 
 class PLEBackbone(nn.Module):
@@ -130,8 +141,7 @@ class PLEBackbone(nn.Module):
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
         own, shared = x, x
         for level, shared_gate in zip(self.levels[:-1], self.shared_gates, strict=True):
-            experts, own = level(own, shared, domain_slices)
-            shared = mix_experts(experts, shared_gate(shared))
-        _, own = self.levels[-1](own, shared, domain_slices)
+            own, shared = level(own, shared, domain_slices, shared_gate)
+        own, _ = self.levels[-1](own, shared, domain_slices)
         y: Tensor = self.output(self.forwards(own, domain_slices), domain_slices)
         return y

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_linear import StarLinear
-from isthmus.layers.domain_norm import NormFactory
+from isthmus.layers.domain_norm import NormFactory, SharedBatchNorm
 from isthmus.layers.mlp import StarMLP
+from isthmus.layers.routing import by_domain
 
 
 class StarBackbone(nn.Module):
@@ -42,7 +43,19 @@ class StarBackbone(nn.Module):
         self.network = StarMLP(num_domains, in_dim, hidden_dims, norm, dropout)
         self.output = StarLinear(num_domains, self.network.out_dim, out_dim, zero_start=zero_start)
 
+        self.mixes_domains = any(isinstance(module, SharedBatchNorm) for module in self.modules())
+
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        if self.mixes_domains:
+            return self._pass(x, domain_slices)
+
+        # One domain after the other through all layers: its rows are taken apart and put together once.
+        def run(domain: int, rows: Tensor) -> Tensor:
+            return self._pass(rows, DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains))
+
+        return by_domain(run, domain_slices, x, width=(self.out_dim,))
+
+    def _pass(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
         features: Tensor = self.network(self.input_norm(x, domain_slices), domain_slices)
         y: Tensor = self.output(features, domain_slices)
         return y

@@ -29,13 +29,17 @@ NormFactory = Callable[[int], nn.Module]
 """Makes the `Norm` of one layer from the layer's width."""
 
 
-def _normalise(norm: nn.BatchNorm1d, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    """`norm` of `x`, by running statistics where `x` has too few rows for statistics of its own."""
-    if norm.training and x.shape[0] >= 2:
-        normalised: Tensor = norm(x)
-        return normalised
+def _normalise(
+    norm: nn.BatchNorm1d, x: Float[Tensor, "batch dim"], scale: Tensor, shift: Tensor
+) -> Float[Tensor, "batch dim"]:
+    """`x` by the statistics of `norm`: its own, or the running ones where it has too few rows for statistics."""
     mean, variance = norm.running_mean, norm.running_var
-    return functional.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
+    if norm.training and x.shape[0] >= 2:
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
+        norm.num_batches_tracked.add_(1)
+        return functional.batch_norm(x, mean, variance, scale, shift, True, norm.momentum, norm.eps)
+    return functional.batch_norm(x, mean, variance, scale, shift, False, 0.0, norm.eps)
 
 
 class SharedBatchNorm(nn.Module):
@@ -53,7 +57,7 @@ class SharedBatchNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
         assert x.shape[0] == domain_slices.num_rows
-        return _normalise(self.norm, x)
+        return _normalise(self.norm, x, self.norm.weight, self.norm.bias)
 
 
 class DomainBatchNorm(nn.Module):
@@ -71,7 +75,7 @@ class DomainBatchNorm(nn.Module):
         def run(domain: int, rows: Tensor) -> Tensor:
             norm = self.own_norms[domain]
             assert isinstance(norm, nn.BatchNorm1d)
-            return _normalise(norm, rows)
+            return _normalise(norm, rows, norm.weight, norm.bias)
 
         return by_domain(run, domain_slices, x, width=(self.dim,))
 
@@ -99,7 +103,7 @@ class PartitionedNorm(nn.Module):
             assert isinstance(norm, nn.BatchNorm1d)
             scale: Tensor = self.shared_scale * self.own_scales[domain]
             shift: Tensor = self.shared_shift + self.own_shifts[domain]
-            return _normalise(norm, rows) * scale + shift
+            return _normalise(norm, rows, scale, shift)
 
         return by_domain(run, domain_slices, x, width=(self.dim,))
 

@@ -54,6 +54,10 @@ class FieldEmbedding(nn.Module):
         self.present: Tensor
 
     def forward(self, features: Features, domain_slices: DomainSlices) -> Float[Tensor, "batch field dim"]:
+        return torch.stack(self.fields(features, domain_slices), dim=1)
+
+    def fields(self, features: Features, domain_slices: DomainSlices) -> list[Float[Tensor, "batch dim"]]:
+        """The embedded fields, in the type that products of matrices have: what they read is then cast once."""
         num_domains = domain_slices.num_domains
         domain = domain_slices.row_domain(features.categorical.device)
         fields: list[Tensor] = []
@@ -70,15 +74,24 @@ class FieldEmbedding(nn.Module):
         if self.number_vector is not None:
             fields.extend(torch.einsum("bn,nd->nbd", features.number, self.number_vector))
         fields.extend(text_map(text) for text_map, text in zip(self.text_maps, features.text, strict=True))
-        embedded = torch.stack(fields, dim=1)
+        fields = [for_products(field) for field in fields]
         if not self.has_absent_fields:
-            return embedded
-        return embedded.masked_fill(~self.present[domain].unsqueeze(-1), 0.0)
+            return fields
+        absent = ~self.present[domain]
+        return [field.masked_fill(absent[:, place, None], 0.0) for place, field in enumerate(fields)]
 
     def _table(self, name: str) -> nn.Embedding:
         table = self.tables[self.table_names.index(name)]
         assert isinstance(table, nn.Embedding)
         return table
+
+
+def for_products(x: Tensor) -> Tensor:
+    """`x` in the type that autocast gives the factors of a matrix product; as it is without autocast."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
 
 
 def pool(table: nn.Embedding, bag: Bag) -> Float[Tensor, "batch dim"]:
@@ -128,7 +141,7 @@ class RankingEmbedding(nn.Module):
         self.num_fields, self.dim = sizes.num_fields, dim
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch field dim"]:
-        parts = [self.user(features.user, domain_slices), self.item(features.item, domain_slices)]
+        fields = self.user.fields(features.user, domain_slices) + self.item.fields(features.item, domain_slices)
         if self.row is not None:
-            parts.append(self.row(features.row, domain_slices))
-        return torch.cat(parts, dim=1)
+            fields += self.row.fields(features.row, domain_slices)
+        return torch.stack(fields, dim=1)

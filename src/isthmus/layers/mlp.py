@@ -31,7 +31,7 @@ class DenseLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices).relu())
+        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices).relu_())
         return y
 
 
@@ -69,9 +69,13 @@ class DomainMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.out_dim = (in_dim, *hidden_dims)[-1]
+        self.is_empty = not hidden_dims
         self.own_networks = nn.ModuleList(MLP(in_dim, hidden_dims, norm, dropout) for _ in range(num_domains))
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        if self.is_empty:
+            return x
+
         def run(domain: int, rows: Tensor) -> Tensor:
             # Within a domain's own network there is one domain.
             y: Tensor = self.own_networks[domain](rows, DomainSlices((0, rows.shape[0])))
@@ -98,5 +102,5 @@ class StarMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = self.dropout(norm(linear(x, domain_slices), domain_slices).relu())
+            x = self.dropout(norm(linear(x, domain_slices), domain_slices).relu_())
         return x

@@ -29,8 +29,11 @@ def by_domain(
         assert x.shape[0] == domain_slices.num_rows, f"{x.shape[0]} rows, {domain_slices.num_rows} in slices"
     if domain_slices.num_rows == 0:
         return inputs[0].new_empty((0, *width))
+    present = [domain for domain, _ in domain_slices]
+    if len(present) == 1:
+        return run(present[0], *inputs)
     # Split, not sliced: the gradient of a slice is a tensor of the whole batch, D times over; that of a split is one.
     counts = list(domain_slices.counts)
     parts = zip(*(torch.split(x, counts) for x in inputs), strict=True)
     outputs = [run(domain, *part) for domain, part in enumerate(parts) if counts[domain]]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return torch.cat(outputs)

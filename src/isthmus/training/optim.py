@@ -65,6 +65,10 @@ def sum_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
     if gradient.is_coalesced():
         return gradient.indices()[0], gradient.values()
     indices, values = gradient._indices()[0], gradient._values()
+    if gradient.shape[0] <= 2 * indices.numel():  # a small table: cheaper to add up whole than to sort
+        total = torch.zeros(gradient.shape, dtype=values.dtype, device=values.device).index_add_(0, indices, values)
+        rows = torch.bincount(indices, minlength=gradient.shape[0]).nonzero()[:, 0]
+        return rows, total.index_select(0, rows)
     rows, place = torch.unique(indices, return_inverse=True)
     total = torch.zeros(rows.numel(), *values.shape[1:], dtype=values.dtype, device=values.device)
     return rows, total.index_add_(0, place, values)

@@ -25,6 +25,7 @@ from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, wr
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
 from isthmus.training.optim import RowAdamW, split_parameters
 
+Precision = Literal["float32", "bfloat16"]
 KeptShare = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -42,6 +43,8 @@ class RankingTrainingSettings(BaseModel):
         are judged or given out, so that probabilities are those of rows of which none is left out.
     unseen_items: in each epoch, the share of rows whose item is read as one that training does not know. Without it no
         training row has such an item, and what a model says of new items is what it never learned.
+    precision: of the networks' matrix products in training; `bfloat16` also of what they give, while weights, tables,
+        gradients of weights and losses stay float32 (mixed precision). Scores are always float32.
     in_turn: each step holds the rows of one domain alone (DDTCDR), not its share of every domain.
     checkpoint_steps: also save what to go on from every that many steps of an epoch, not at its end alone.
     """
@@ -63,6 +66,7 @@ class RankingTrainingSettings(BaseModel):
     negative_share: KeptShare | dict[str, KeptShare] = 1.0
     unseen_items: float = Field(default=0.0, ge=0, lt=1)
     in_turn: bool = False
+    precision: Precision = "float32"
     patience: int = Field(default=3, ge=1)
     checkpoint_steps: int | None = Field(default=None, ge=1)
 
@@ -184,7 +188,7 @@ def new_optimizers(model: nn.Module, stage: Stage, settings: RankingTrainingSett
         optimizers.append(RowAdamW(tables, lr=factor * settings.learning_rate, weight_decay=settings.weight_decay))
     if networks:
         rate = factor * settings.network_learning_rate
-        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=settings.network_weight_decay))
+        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=settings.network_weight_decay, fused=True))
     return optimizers
 
 
@@ -196,7 +200,8 @@ def train_step(
     settings: RankingTrainingSettings,
 ) -> Float[Tensor, " batch"]:
     """Move the model by one batch; gives the rows' losses."""
-    loss = ranking_loss(model, batch, stage)
+    with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        loss = ranking_loss(model, batch, stage)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward((loss * row_weights(batch.domain_slices, settings.balance, loss)).sum())

@@ -145,7 +145,7 @@ def new_optimizers(model: TwoTower, settings: TrainingSettings) -> list[torch.op
         optimizers.append(RowAdamW(tables, lr=settings.learning_rate, weight_decay=settings.weight_decay))
     if networks:
         rate, decay = settings.network_learning_rate, settings.network_weight_decay
-        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=decay))
+        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=decay, fused=True))
     return optimizers
 
 
