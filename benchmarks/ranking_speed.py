@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -219,6 +219,13 @@ def to_table(lines: Sequence[Measured], peers: Sequence[dict[str, Any]]) -> str:
     return markdown_table(HEAD, rows, num_left=2)
 
 
+def write_results(out: Path, turns: Sequence[Sequence[Measured]], peers: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """All that was measured so far, as JSON."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"torch": torch.__version__, "ours": [[asdict(m) for m in turn] for turn in turns], "peers": peers}
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.ranking_speed", description=__doc__)
     parser.add_argument("--full", action="store_true", help="three trainings of each, of which the median counts")
@@ -239,15 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for _ in range(size.repeats):
             ours = [sys.executable, "-m", "benchmarks.ranking_speed", "--one", str(dataset)]
             turns.append([Measured(**in_a_process([*ours, m, p])) for p in PRECISIONS for m in MODELS])
-            theirs = [str(PEER_PYTHON), "benchmarks/peers/torch_rechub.py", str(Path(folder) / "rows.npz")]
+            write_results(given.out, turns, peers)
+            theirs = [str(PEER_PYTHON), "benchmarks/peers/rechub.py", str(Path(folder) / "rows.npz")]
             peers.append([in_a_process([*theirs, name]) for name in PEERS] if given.peers else [])
+            write_results(given.out, turns, peers)
     lines = [sorted(of_one, key=lambda m: m.train)[len(of_one) // 2] for of_one in zip(*turns, strict=True)]
     beside = [sorted(of_one, key=lambda m: m["train"])[len(of_one) // 2] for of_one in zip(*peers, strict=True)]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(
-        json.dumps({"ours": [[asdict(m) for m in turn] for turn in turns], "peers": peers}, indent=1) + "\n",
-        encoding="utf-8",
-    )
     print(to_table(lines, beside))
 
 

@@ -13,13 +13,14 @@ import torch
 from benchmarks.domains import measure_domains
 from benchmarks.memory import measure_memory
 from benchmarks.sizes import FULL, QUICK, Sizes
-from benchmarks.speed import measure_evaluation, measure_tables, measure_training
+from benchmarks.speed import measure_evaluation, measure_tables, measure_training, measure_updates
 from benchmarks.table import Line, to_markdown
 
 PARTS: dict[str, Callable[[Sizes], list[Line]]] = {
     "training": measure_training,
     "evaluation": measure_evaluation,
     "tables": measure_tables,
+    "updates": measure_updates,
     "domains": measure_domains,
     "memory": measure_memory,
 }

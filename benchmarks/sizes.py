@@ -14,6 +14,7 @@ class Sizes:
         steps: training steps in each timing.
         dim: embedding size in training, evaluation and the first memory case.
         tables: rows of each embedding table, the smallest first; `table_dim` numbers a row.
+        update_tables: rows of a table that is only looked up and updated, `update_batch` distinct rows a step.
         backbone_dims: input, hidden and output widths.
         backbone_domains: numbers of domains, the smallest first; `stitch_domains` for Cross-Stitch, whose cost grows.
         pseudo_domains: numbers of domains in self-training.
@@ -26,6 +27,8 @@ class Sizes:
     dim: int = 256
     tables: tuple[int, ...] = (100_000, 1_000_000)
     table_dim: int = 16
+    update_tables: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
+    update_batch: int = 4096
     backbone_rows: int = 8192
     backbone_dims: tuple[int, int, int] = (256, 256, 128)
     backbone_domains: tuple[int, ...] = (1, 3, 10, 50)
@@ -41,6 +44,7 @@ FULL = replace(
     repeats=9,
     steps=40,
     tables=(100_000, 1_000_000, 10_000_000),
+    update_tables=(100_000, 1_000_000, 10_000_000, 50_000_000),
     backbone_domains=(1, 3, 10, 50, 200),
     stitch_domains=(1, 3, 10, 50),
     memory_table=2_000_000,

@@ -13,11 +13,13 @@ from benchmarks.table import Line, cpu_seconds, median_ratio
 from isthmus.backbones.settings import ADISettings
 from isthmus.batch import RetrievalBatch
 from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
+from isthmus.layers.embedding import new_table
+from isthmus.training.optim import RowAdamW
 from isthmus.training.retrieval import TrainingSettings
 from isthmus.training.runs import new_model
 
 EVALUATION_BLOCK = 1024
-EVALUATION_TARGET, TABLES_TARGET = 3.0, 1.3
+EVALUATION_TARGET, TABLES_TARGET, UPDATES_TARGET = 3.0, 1.3, 1.15
 
 
 def measure_training(sizes: Sizes) -> list[Line]:
@@ -111,4 +113,62 @@ def measure_tables(sizes: Sizes) -> list[Line]:
             line("a step", "step", num_rows, TABLES_TARGET),
             line("its bare gathers and scatters", "bare", num_rows, None),
         )
+    ]
+
+
+class LookUps:
+    """Steps of a table alone: its lookup, its sparse gradient and the optimizer; or their bare gathers and scatters.
+
+    Every size of table has as many distinct rows in a step, spread over all of it.
+    """
+
+    def __init__(self, num_rows: int, dim: int, batch: int, steps: int) -> None:
+        self.table = new_table(num_rows, dim, std=0.01)
+        self.optimizer = RowAdamW(self.table.parameters(), lr=1e-3)
+        generator = torch.Generator().manual_seed(0)
+        apart = num_rows // batch
+        self.rows = [
+            (torch.arange(batch) * apart + torch.randint(apart, (batch,), generator=generator))[
+                torch.randperm(batch, generator=generator)
+            ]
+            for _ in range(steps)
+        ]
+        self.gradient = torch.rand(batch, dim, generator=generator)
+
+    def train(self) -> None:
+        for rows in self.rows:
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(self.table(rows), self.gradient)
+            self.optimizer.step()
+
+    def bare(self) -> None:
+        state = self.optimizer.state[self.table.weight]
+        weight = self.table.weight.detach()
+        for rows in self.rows:
+            weight.index_select(0, rows)
+            for held in (weight, state["first"], state["second"], state["num_steps"]):
+                held.index_copy_(0, rows, held.index_select(0, rows))
+
+
+def measure_updates(sizes: Sizes) -> list[Line]:
+    """Lookups and their updates in larger and larger tables, each against bare gathers and scatters of that size."""
+    tables = {n: LookUps(n, sizes.table_dim, sizes.update_batch, sizes.steps) for n in sizes.update_tables}
+    for table in tables.values():
+        table.train()
+    runs = {f"step {n}": table.train for n, table in tables.items()} | {f"bare {n}": t.bare for n, t in tables.items()}
+    seconds = cpu_seconds(runs, sizes.repeats)
+    smallest = sizes.update_tables[0]
+    beyond = {n: [a / b for a, b in zip(seconds[f"step {n}"], seconds[f"bare {n}"], strict=True)] for n in tables}
+    num_rows = sizes.update_batch * sizes.steps
+    return [
+        Line(
+            "updates",
+            f"{n:,} rows",
+            1e6 * median(seconds[f"step {n}"]) / num_rows,
+            "us/row",
+            median_ratio(beyond[n], beyond[smallest]),
+            f"{smallest:,} rows, each over its bare gathers and scatters ({median(beyond[n]):.1f} times)",
+            UPDATES_TARGET,
+        )
+        for n in tables
     ]

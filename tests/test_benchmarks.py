@@ -25,6 +25,8 @@ TINY = Sizes(
     dim=4,
     tables=(50, 100),
     table_dim=4,
+    update_tables=(50, 100),
+    update_batch=10,
     backbone_rows=40,
     backbone_dims=(4, 4, 3),
     backbone_domains=(1, 2),
@@ -33,7 +35,7 @@ TINY = Sizes(
     memory_table=50,
     memory_dim=4,
 )
-NUM_LINES = {"training": 3 + 2, "evaluation": 1, "tables": 2 * 2, "domains": 10 * 2 + 1}
+NUM_LINES = {"training": 3 + 2, "evaluation": 1, "tables": 2 * 2, "updates": 2, "domains": 10 * 2 + 1}
 
 
 @pytest.mark.parametrize("part", NUM_LINES)

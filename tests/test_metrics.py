@@ -31,6 +31,19 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def test_ranks_are_those_of_plain_counting_with_ties_and_over_several_blocks_of_rows() -> None:
+    generator = torch.Generator().manual_seed(4)
+    for kind in (torch.float32, torch.float64):
+        score = torch.randint(0, 40, (150, 61), generator=generator).to(kind)
+        score[torch.rand(score.shape, generator=generator) < 0.1] = -torch.inf
+        positive = torch.randint(0, 61, (150,), generator=generator)
+        own = score.gather(1, positive[:, None])
+        ahead = (score > own) | ((score == own) & (torch.arange(61) < positive[:, None]))
+        expected = torch.where(own[:, 0] == -torch.inf, NEVER_RANKED, ahead.sum(dim=1) + 1)
+        assert torch.equal(rank_of_positive(score, positive), expected)
+    assert rank_of_positive(torch.empty(0, 3), torch.empty(0, dtype=torch.int64)).tolist() == []
+
+
 def test_rank_counts_candidates_scored_above() -> None:
     score = torch.tensor([[0.1, 0.9, 0.5], [3.0, -1.0, 2.0]])
     assert rank_of_positive(score, torch.tensor([2, 1])).tolist() == [2, 3]

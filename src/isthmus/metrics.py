@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NEVER_RANKED = torch.iinfo(torch.int64).max  # above any k, also where a list has fewer than k candidates
 
+COUNTED_TOGETHER = 64  # rows, so that what is compared stays in the cache
 BLOCK_ELEMENTS = 1 << 22  # random numbers held at a time: 32 MiB
 
 
@@ -25,13 +27,38 @@ def rank_of_positive(score: Float[Tensor, "row candidate"], positive: Int[Tensor
     Raises:
         ValueError: a score is NaN, which would compare as neither above nor below.
     """
-    if bool(score.isnan().any()):
+    if score.numel() and bool(score.max().isnan()):  # a maximum is NaN where any value is
         raise ValueError("a score is NaN")
     column = positive[:, None]
     own = score.gather(1, column)
+    above, at_least = count_above(score, own)
+    is_ranked = own[:, 0] != -torch.inf
+    # A row whose positive shares its score with others is rare: only there the columns are looked at.
+    tied = ((at_least - above > 1) & is_ranked).nonzero()[:, 0]
     columns = torch.arange(score.shape[1], device=score.device)
-    ahead = (score > own) | ((score == own) & (columns < column))
-    return torch.where(own[:, 0] == -torch.inf, NEVER_RANKED, ahead.sum(dim=1) + 1)
+    before = ((score[tied] == own[tied]) & (columns < column[tied])).sum(dim=1)
+    rank = (above + 1).index_add_(0, tied, before)
+    return torch.where(is_ranked, rank, NEVER_RANKED)
+
+
+def count_above(
+    score: Float[Tensor, "row candidate"], own: Float[Tensor, "row 1"]
+) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+    """How many of each row's scores are above its `own`, and how many are at least that.
+
+    On the processor by NumPy, a few rows at a time and eight comparisons a byte: about ten times as fast as PyTorch's
+    comparisons and sums of booleans.
+    """
+    if score.device.type != "cpu":
+        return (score > own).sum(dim=1), (score >= own).sum(dim=1)
+    above, at_least = (np.zeros(score.shape[0], np.int64) for _ in range(2))
+    scores, limits = score.numpy(), own.numpy()
+    for start in range(0, len(scores), COUNTED_TOGETHER):
+        rows = slice(start, start + COUNTED_TOGETHER)
+        for compare, counts in ((np.greater, above), (np.greater_equal, at_least)):
+            bits = np.packbits(compare(scores[rows], limits[rows]), axis=1)
+            counts[rows] = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+    return torch.from_numpy(above), torch.from_numpy(at_least)
 
 
 def recall_at_k(rank: Int[Tensor, " row"], k: int) -> Float[Tensor, " row"]:

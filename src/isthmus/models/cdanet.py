@@ -180,7 +180,8 @@ class TranslationNetwork(nn.Module):
         return z
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
-        return self._logit(features, self.latent(features, domain_slices), domain_slices)
+        logit: Tensor = self.towers(self.latent(features, domain_slices), domain_slices)
+        return logit if self.first_order is None else logit + self.first_order(features, domain_slices)
 
     def translate(self, features: RankingFeatures, domain_slices: DomainSlices) -> Translation:
         """The rows in their own and in all other domains' spaces (eq. 3-6)."""
@@ -188,24 +189,19 @@ class TranslationNetwork(nn.Module):
         num_others = self.num_domains - 1 if self.settings.translator else 0
 
         def run(domain: int, rows: Tensor) -> Tensor:
-            columns = []
+            columns = [self.towers(rows, DomainSlices.single(domain, rows.shape[0], self.num_domains))]
             for other, translator in zip(self.others(domain), self.translators_of(domain), strict=True):
                 translated = translator(rows)
                 single = DomainSlices.single(other, rows.shape[0], self.num_domains)
                 columns += [self.towers(translated, single), translator.cycle_error(rows, translated)]
-            return torch.stack(columns, dim=1) if columns else rows[:, :0]
+            return torch.stack(columns, dim=1)
 
-        both = by_domain(run, domain_slices, z, width=(2 * num_others,))
-        cross_logit = both[:, 0::2]
+        every = by_domain(run, domain_slices, z, width=(1 + 2 * num_others,))
+        logit, cross_logit = every[:, 0], every[:, 1::2]
         if self.first_order is not None:
-            cross_logit = cross_logit + self.first_order(features, domain_slices)[:, None]
-        return Translation(self._logit(features, z, domain_slices), cross_logit, both[:, 1::2])
-
-    def _logit(
-        self, features: RankingFeatures, z: Float[Tensor, "batch dim"], domain_slices: DomainSlices
-    ) -> Float[Tensor, " batch"]:
-        logit: Tensor = self.towers(z, domain_slices)
-        return logit if self.first_order is None else logit + self.first_order(features, domain_slices)
+            first_order = self.first_order(features, domain_slices)
+            logit, cross_logit = logit + first_order, cross_logit + first_order[:, None]
+        return Translation(logit, cross_logit, every[:, 2::2])
 
 
 class AugmentationNetwork(nn.Module):

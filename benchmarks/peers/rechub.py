@@ -1,6 +1,6 @@
 """torch-rechub on the same rows, in an environment of its own (`make peers`); prints one line of JSON.
 
-    benchmarks/peers/.venv/bin/python benchmarks/peers/torch_rechub.py ROWS.npz MODEL
+    benchmarks/peers/.venv/bin/python benchmarks/peers/rechub.py ROWS.npz MODEL
 
 Its models and its loader are used as they come: three tasks for three domains, of which a row's own counts in the loss
 and in the score. Adam, the same widths, batch and learning rate as ours.
