@@ -7,13 +7,14 @@ PYTHON ?= python3
 TEST_WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PEERS := benchmarks/peers/.venv/.installed
 CODE := $(foreach folder,src tests experiments benchmarks examples,$(if $(wildcard $(folder)/*.py $(folder)/*/*.py),$(folder)))
 
 # One thread a process: with two busy cores more threads cost up to ten times, and waiting ones must not spin.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test check format bench bench-full build clean clean-all
+.PHONY: help setup demo test check format bench bench-full peers build clean clean-all
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,11 +40,23 @@ format: $(INSTALLED)  ## rewrite the code in the one format, and repair what the
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: $(INSTALLED)  ## measure speed and memory (minutes)
+bench: $(INSTALLED)  ## measure speed and memory (a quarter of an hour)
 	$(BIN)/python -m benchmarks.retrieval
+	$(BIN)/python -m benchmarks.ranking_speed
+	$(BIN)/python -m benchmarks.ranking_cost
 
-bench-full: $(INSTALLED)  ## measure at full size (long)
+bench-full: $(INSTALLED) $(PEERS)  ## measure at full size, and a peer beside it (long)
 	$(BIN)/python -m benchmarks.retrieval --full
+	$(BIN)/python -m benchmarks.ranking_speed --full --peers
+	$(BIN)/python -m benchmarks.ranking_cost
+
+peers: $(PEERS)  ## install the peers that benchmarks measure, in an environment of their own
+
+$(PEERS): requirements/peers.txt | $(INSTALLED)
+	$(PYTHON) -m venv benchmarks/peers/.venv
+	benchmarks/peers/.venv/bin/pip install -qq --no-deps $$(grep '^torch==' requirements/lock.txt)
+	benchmarks/peers/.venv/bin/pip install -qq --no-deps -r requirements/peers.txt
+	touch $@
 
 build: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
