@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.edge import Edge
+from isthmus.serving.engines import Engine
 from isthmus.serving.event_store import Event, EventStore
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.host import Host
@@ -46,6 +47,7 @@ class ServeSettings:
         poll_s: how often another bundle is looked for.
         check: whether every byte of the bundle is checked first.
         shared_metrics: where several processes count together.
+        engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
     """
 
     place: Path
@@ -59,6 +61,7 @@ class ServeSettings:
     poll_s: float = 1.0
     check: bool = True
     shared_metrics: Path | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         settings.place,
         events=events,
         check=settings.check,
+        engine=settings.engine,
         on_swap=lambda outcome: metrics.swaps.labels(outcome).inc(),
     )
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)

@@ -3,24 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from isthmus.batch import RankingFeatures
 from isthmus.data.dataset import Column, Dataset, Lists
-from isthmus.data.features import FeatureReader, ranking_sizes, table_sizes
+from isthmus.data.features import ALL_SIDES, FeatureReader, ranking_sizes, table_sizes
 from isthmus.domains import DomainSlices
 from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet
 from isthmus.models.ranker import new_ranker
 from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
+from isthmus.serving.engines import EagerRowScorer, Engine, OnnxRowScorer, RowScorer
+from isthmus.serving.export import exported
 from isthmus.serving.row_counts import RowCounts
 from isthmus.serving.view import ContextValue, View
-
-ALL_SIDES = ("user", "context", "item", "row")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Ranked:
 class ClickRanker:
     """Scores items by the click model; everything is found by name, so its dataset may be another than retrieval's."""
 
-    def __init__(self, folder: Path, record: RankingRecord, dataset: Dataset) -> None:
+    def __init__(self, folder: Path, record: RankingRecord, dataset: Dataset, engine: Engine) -> None:
         fields = record.settings.fields
         self.view = View(dataset, fields, by_time=True)
         self.item_reader = FeatureReader(dataset, "item", fields)
@@ -68,6 +68,14 @@ class ClickRanker:
             targets=record.targets,
         )
         load_weights(folder / "ranking" / "ranker.safetensors", self.model)
+        self.scorer: RowScorer
+        match engine:
+            case "eager":
+                self.scorer = EagerRowScorer(self.model, num_domains=dataset.num_domains)
+            case "onnx":
+                self.scorer = OnnxRowScorer(exported(folder / "ranking", "ranker", dataset.num_domains))
+            case other:
+                assert_never(other)
         counts = load_tensors(folder / "ranking" / "statistics.safetensors")
         self.statistics = {
             field.name: (
@@ -87,7 +95,7 @@ class ClickRanker:
         item_row = view.items.rows(request.items)
         features = self._features(request, domain, user_row, item_row)
         slices = DomainSlices.single(domain, len(item_row), len(view.names))
-        logit: Tensor = self.model(features, slices)
+        logit = self.scorer(features, domain)
         gates = self._gates(features, slices, domain) if with_gates else None
         known = tuple((item_row > 0).tolist())
         corrected = corrected_for_sampling(logit.double(), slices.row_domain(), self.kept_shares)
@@ -111,8 +119,7 @@ class ClickRanker:
             events=replace(events, context={**events.context, **of_row}),
             event_rows=np.arange(num_items),
         )
-        repeated = user.take(torch.zeros(num_items, dtype=torch.int64))
-        return RankingFeatures(repeated, self.item_reader.read(item_row, domain_column), row)
+        return RankingFeatures(user, self.item_reader.read(item_row, domain_column), row)
 
     def _row_columns(
         self,

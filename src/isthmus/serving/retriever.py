@@ -20,6 +20,8 @@ from isthmus.index.hnsw import HNSWIndex
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.models.user_tower import field_weights, new_user_tower
 from isthmus.serving.bundle_files import CorpusRecord, load_tensors, load_weights
+from isthmus.serving.engines import EagerUserEncoder, Engine, OnnxUserEncoder, UserEncoder
+from isthmus.serving.export import exported
 from isthmus.serving.indexes import BuiltIndex
 from isthmus.serving.view import bag_of
 
@@ -64,20 +66,28 @@ class Found:
 class Retriever:
     """The user tower of a bundle and its corpora."""
 
-    def __init__(self, weights: Path, settings: TwoTowerSettings, dataset: Dataset, corpora: Sequence[Corpus]) -> None:
+    def __init__(
+        self, folder: Path, settings: TwoTowerSettings, dataset: Dataset, corpora: Sequence[Corpus], engine: Engine
+    ) -> None:
         self.sizes = feature_sizes(dataset, "user", settings.fields)
         rows = table_sizes(dataset, settings.fields, ("user", "context"))
         self.tower = new_user_tower(settings, self.sizes, rows, dataset.num_domains)
-        load_weights(weights, self.tower)
+        load_weights(folder / "user.safetensors", self.tower)
         self.has_bias, self.num_domains = settings.item_bias, dataset.num_domains
+        self.encoder: UserEncoder
+        match engine:
+            case "eager":
+                self.encoder = EagerUserEncoder(self.tower, num_domains=self.num_domains, has_bias=self.has_bias)
+            case "onnx":
+                self.encoder = OnnxUserEncoder(exported(folder, "user", self.num_domains))
+            case other:
+                assert_never(other)
         self.corpora = tuple(corpora)
 
     @torch.inference_mode()
     def encode(self, features: Features, domain: int) -> Float[Tensor, "batch dim"]:
         """User vectors, as `TwoTower.encode_user` gives them."""
-        slices = DomainSlices.single(domain, features.num_rows, self.num_domains)
-        vector: Tensor = self.tower(features, slices)
-        return torch.cat([vector, vector.new_ones(len(vector), 1)], dim=1) if self.has_bias else vector
+        return self.encoder(features, domain)
 
     def search(
         self, vector: Float[Tensor, "1 dim"], domain: int, k: int, is_allowed: Bool[np.ndarray, " item"]

@@ -14,6 +14,7 @@ from isthmus.errors import InputError, did_you_mean
 from isthmus.serving.attributes import Attributes
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
+from isthmus.serving.engines import Engine
 from isthmus.serving.requests import (
     Basis,
     NoEvents,
@@ -241,28 +242,36 @@ class Service:
                 raise InputError(f"context.{name}: unknown context field{hint}")
 
 
-def open_service(folder: Path, *, events: RecentEvents | None = None, check: bool = True) -> Service:
+def open_service(
+    folder: Path, *, events: RecentEvents | None = None, check: bool = True, engine: Engine | None = None
+) -> Service:
     """Open a bundle.
 
     Args:
+        engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
         check: whether every file is read and compared with its checksum first.
 
     Raises:
-        InputError: the folder is no bundle, incomplete or damaged, or of another version.
+        InputError: the folder is no bundle, incomplete or damaged, or of another version, or `engine` is `onnx` and it
+            has no copies.
     """
     manifest = read_manifest(folder)
     if check:
         require_intact(folder, manifest)
     record = manifest.retrieval
+    has_copies = "retrieval/user-0.onnx" in manifest.files
+    if engine == "onnx" and not has_copies:
+        raise InputError(f"{folder}: has no ONNX copies; make it without --no-onnx, or choose engine 'eager'")
+    chosen: Engine = engine or ("onnx" if has_copies else "eager")
     dataset = Dataset.open(folder / record.data)
     corpora = [Corpus.open(folder, corpus) for corpus in record.corpora]
-    retriever = Retriever(folder / "retrieval" / "user.safetensors", record.settings, dataset, corpora)
+    retriever = Retriever(folder / "retrieval", record.settings, dataset, corpora, chosen)
     view = View(dataset, record.settings.fields, by_time=False)
     ranker = None
     if manifest.ranking is not None:
         is_same = manifest.ranking.data == record.data
         of_ranker = dataset if is_same else Dataset.open(folder / manifest.ranking.data)
-        ranker = ClickRanker(folder, manifest.ranking, of_ranker)
+        ranker = ClickRanker(folder, manifest.ranking, of_ranker, chosen)
     return Service(manifest, retriever, view, ranker, events=events)
 
 
