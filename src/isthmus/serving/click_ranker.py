@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
 
@@ -20,14 +21,15 @@ from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weigh
 from isthmus.serving.engines import EagerRowScorer, Engine, OnnxRowScorer, RowScorer
 from isthmus.serving.export import exported
 from isthmus.serving.row_counts import RowCounts
-from isthmus.serving.view import ContextValue, View
+from isthmus.serving.view import ContextValue, Names, View
 
 
 @dataclass(frozen=True)
 class RankRequest:
-    """What a click model scores: items of one user in one domain, by name.
+    """What a click model scores: items of one user in one domain.
 
     Attributes:
+        item_row: in the click model's own data; 0 where it does not know the item.
         stored, taken: whether the bundle's history of the user counts, and what came after it (item, domain).
         retrieval_score: of each item; not a number where there is none.
     """
@@ -36,7 +38,7 @@ class RankRequest:
     user: str | None
     stored: bool
     taken: Sequence[tuple[str, str]]
-    items: Sequence[str]
+    item_row: Int[np.ndarray, " item"]
     retrieval_score: Float[np.ndarray, " item"]
     context: Mapping[str, ContextValue]
 
@@ -86,13 +88,20 @@ class ClickRanker:
             if field.kind == "statistic"
         }
 
+    def rows_of(self, names: Names) -> Int[np.ndarray, " row"]:
+        """The row here of each row of another vocabulary of items."""
+        if names.texts.equals(self.view.items.texts):
+            return np.arange(len(names.texts) + 1)
+        place = pc.index_in(names.texts, value_set=self.view.items.texts)
+        return np.concatenate([[0], pc.fill_null(place, -1).to_numpy().astype(np.int64) + 1])
+
     @torch.inference_mode()
     def rank(self, request: RankRequest, *, with_gates: bool = False) -> Ranked:
         """Score the request's items, one or more; one that the model does not know is scored as an unseen one."""
         view = self.view
         domain = view.names.index(request.domain)
         user_row = 0 if request.user is None else view.users.row(request.user)
-        item_row = view.items.rows(request.items)
+        item_row = request.item_row
         features = self._features(request, domain, user_row, item_row)
         slices = DomainSlices.single(domain, len(item_row), len(view.names))
         logit = self.scorer(features, domain)

@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.batch import Features
@@ -90,19 +90,20 @@ class Retriever:
         return self.encoder(features, domain)
 
     def search(
-        self, vector: Float[Tensor, "1 dim"], domain: int, k: int, is_allowed: Bool[np.ndarray, " item"]
+        self, vector: Float[Tensor, "1 dim"], domain: int, k: int, excluded: Int[np.ndarray, " excluded"]
     ) -> Found:
-        """The k best of the allowed items of a domain; fewer only where no more are allowed."""
+        """The k best items of a domain save those at the excluded places; fewer only where no more are left."""
         corpus = self.corpora[domain]
         with torch.inference_mode():
-            found = corpus.index.search(vector, k, excluded=bag_of(corpus.item_row[~is_allowed]))
+            found = corpus.index.search(vector, k, excluded=bag_of(corpus.item_row[excluded]))
         is_found = found.item_row[0] >= 0
         return Found(found.item_row[0][is_found].numpy(), found.score[0][is_found].numpy())
 
-    def popular(self, domain: int, k: int, is_allowed: Bool[np.ndarray, " item"]) -> Found:
-        """The k allowed items with the most training positives in the domain, and their share of these."""
+    def popular(self, domain: int, k: int, excluded: Int[np.ndarray, " excluded"]) -> Found:
+        """The k items, not at excluded places, with the most training positives in the domain, and their share."""
         corpus = self.corpora[domain]
-        best = corpus.popular[is_allowed[corpus.popular]][:k]
+        first = corpus.popular[: k + len(excluded)]
+        best = first[~np.isin(first, excluded)][:k]
         return Found(corpus.item_row[best], corpus.share[best])
 
     def scores(

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Int
 
 from isthmus.batch import Features
 from isthmus.data.dataset import Dataset
@@ -67,6 +67,7 @@ class Service:
         self.num_candidates = 1 if manifest.ranking is None else manifest.ranking.num_candidates
         self.events: RecentEvents = NoEvents() if events is None else events
         self.attributes = Attributes(view.dataset)
+        self._row_of_ranker = None if ranker is None else ranker.rows_of(view.items)
         of_ranker = {} if ranker is None else ranker.view.context_fields
         computed = set() if ranker is None else {ranker.score_field}
         self.context_names = sorted({*view.context_fields, *of_ranker} - computed)
@@ -94,22 +95,26 @@ class Service:
         name = self.domains[domain]
         known = self._known(request.user, request.history, domain)
         unknown = tuple(i for i, _ in request.history or () if self.view.items.row(i) == UNSEEN)
-        is_allowed = self._allowed(domain, known, request)
+        excluded = self._excluded(domain, known, request)
         features = self._user_features(known, domain, request.context)
         read = clock()
         ranks = self.is_ranked(name) and known.basis != "popular"
         if known.basis == "popular":
-            found = self.retriever.popular(domain, request.k, is_allowed)
+            found = self.retriever.popular(domain, request.k, excluded)
         else:
             vector = self.retriever.encode(features, domain)
             count = max(request.k, self.num_candidates) if ranks else request.k
-            found = self.retriever.search(vector, domain, count, is_allowed)
+            found = self.retriever.search(vector, domain, count, excluded)
         retrieved = clock()
-        items = [self.view.items.text(row) for row in found.item_row.tolist()]
-        ranked = self._rank(name, known, items, found, request.context, request.explain) if ranks and items else None
-        order = np.arange(len(items)) if ranked is None else np.argsort(-ranked.logit, kind="stable")
+        num_found = len(found.item_row)
+        ranked = None
+        if ranks and num_found:
+            assert self._row_of_ranker is not None
+            rows = self._row_of_ranker[found.item_row]
+            ranked = self._rank(name, known, rows, found, request.context, request.explain)
+        order = np.arange(num_found) if ranked is None else np.argsort(-ranked.logit, kind="stable")
         done = clock()
-        answer = tuple(self._item(items, found, ranked, p, domain, known) for p in order[: request.k].tolist())
+        answer = tuple(self._item(found, ranked, place, domain, known) for place in order[: request.k].tolist())
         shown = clock()
         stages = {"read": read - started, "retrieve": retrieved - read, "rank": done - retrieved, "show": shown - done}
         return Recommendation(
@@ -117,7 +122,7 @@ class Service:
             items=answer,
             basis=known.basis,
             ordered_by=_order(known.basis, ranks),
-            num_matching=int(is_allowed.sum()),
+            num_matching=len(self.retriever.corpora[domain].item_row) - len(excluded),
             unknown_items=unknown,
             field_weights=self.retriever.field_weights(features, domain) if request.explain else None,
             bundle=self.manifest.version,
@@ -144,7 +149,8 @@ class Service:
         vector = self.retriever.encode(self._user_features(known, domain, request.context), domain)
         rows = self.view.items.rows(request.items)
         found = Found(rows, self.retriever.scores(vector, domain, rows))
-        scored = self._rank(name, known, request.items, found, request.context, False)
+        assert self.ranker is not None
+        scored = self._rank(name, known, self.ranker.view.items.rows(request.items), found, request.context, False)
         return tuple(
             ScoredItem(item, float(probability), is_known)
             for item, probability, is_known in zip(request.items, scored.probability, scored.is_known, strict=True)
@@ -196,36 +202,38 @@ class Service:
     def _user_features(self, known: _Known, domain: int, context: Mapping[str, ContextValue]) -> Features:
         return self.view.user_features(known.user_row, domain, known.taken, self.view.context(context))
 
-    def _allowed(self, domain: int, known: _Known, request: RecommendRequest) -> Bool[np.ndarray, " item"]:
-        """The items of the corpus that may be answered: what was taken in the domain is not."""
+    def _excluded(self, domain: int, known: _Known, request: RecommendRequest) -> Int[np.ndarray, " excluded"]:
+        """The places in the corpus that may not be answered, ascending: what was taken in the domain is among them."""
         item_row = self.retriever.corpora[domain].item_row
-        is_allowed = self.attributes.matching(request.filters, item_row, domain)
         taken = known.taken.item_row[known.taken.domain == domain]
         left_out = np.concatenate([taken, self.view.items.rows(request.exclude)])
         place = np.searchsorted(item_row, left_out).clip(max=len(item_row) - 1)
-        is_allowed[place[item_row[place] == left_out]] = False
-        return is_allowed
+        excluded = np.unique(place[item_row[place] == left_out])
+        if not request.filters:
+            return excluded
+        is_allowed = self.attributes.matching(request.filters, item_row, domain)
+        is_allowed[excluded] = False
+        outside: np.ndarray = np.flatnonzero(~is_allowed)
+        return outside
 
     def _rank(
         self,
         domain: str,
         known: _Known,
-        items: Sequence[str],
+        item_row: Int[np.ndarray, " item"],
         found: Found,
         context: Mapping[str, ContextValue],
         with_gates: bool,
     ) -> Ranked:
         assert self.ranker is not None
-        request = RankRequest(domain, known.user, known.stored, known.pairs, items, found.score, context)
+        request = RankRequest(domain, known.user, known.stored, known.pairs, item_row, found.score, context)
         return self.ranker.rank(request, with_gates=with_gates)
 
-    def _item(
-        self, items: Sequence[str], found: Found, ranked: Ranked | None, place: int, domain: int, known: _Known
-    ) -> RecommendedItem:
+    def _item(self, found: Found, ranked: Ranked | None, place: int, domain: int, known: _Known) -> RecommendedItem:
         row, score = int(found.item_row[place]), float(found.score[place])
         is_popular = known.basis == "popular"
         return RecommendedItem(
-            item=items[place],
+            item=self.view.items.text(row),
             title=self.attributes.title(row),
             score=score if ranked is None else float(ranked.probability[place]),
             attributes=self.attributes.of_item(row, domain),
