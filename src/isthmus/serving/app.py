@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
+from isthmus.serving.direct import Direct
 from isthmus.serving.edge import Edge
 from isthmus.serving.engines import Engine
 from isthmus.serving.event_store import Event, EventStore
@@ -144,10 +145,10 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     app = FastAPI(title="Isthmus", description="The best items of a domain for a user.", lifespan=lifespan)
     _add_errors(app)
     _add_state(app, host, metrics, gate)
-    _add_recommendations(app, host, metrics, gate)
+    recommend = _add_recommendations(app, host, metrics, gate)
     _add_events(app, host, gate, store, clock)
     return Edge(
-        app,
+        Direct(app, gate, lambda body: recommend(host.service, body)),
         token=settings.token,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.timeout_s,
@@ -156,7 +157,11 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     )
 
 
-def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
+def _add_recommendations(
+    app: FastAPI, host: Host, metrics: Metrics, gate: Gate
+) -> Callable[[Service, RecommendBody], Recommendation]:
+    """Add the paths; gives what answers one recommendation."""
+
     def recommend(service: Service, body: RecommendBody) -> Recommendation:
         answer = service.recommend(body.request())
         metrics.observe_answer(answer.domain, answer.basis, answer.ordered_by, answer.timings_ms)
@@ -197,6 +202,8 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate)
         service = host.service
         items = await gate.run(lambda: service.similar(item, domain, k))
         return _json(SIMILAR.dump_json(Similar(items, service.manifest.version)))
+
+    return recommend
 
 
 def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:

@@ -237,8 +237,9 @@ def _require_fit(retrieval: RetrievalParts, ranking: RankingParts) -> dict[str, 
         raise InputError(
             f"score_field: {ranking.score_field!r} is no number field of side 'row' in the ranker's data; {known}"
         )
-    texts = np.array(["", *retrieval.dataset.vocabulary("item")], dtype=object)
-    is_known = np.isin(texts, np.array(ranking.dataset.vocabulary("item"), dtype=object))
+    texts = ["", *retrieval.dataset.vocabulary("item")]
+    of_ranker = frozenset(ranking.dataset.vocabulary("item"))  # NumPy's isin compares every pair of texts
+    is_known = np.array([text in of_ranker for text in texts])
     shares = {name: float(is_known[retrieval.dataset.corpus(names.index(name))].mean()) for name in common}
     if not any(shares.values()):
         raise InputError(

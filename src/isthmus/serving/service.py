@@ -11,7 +11,7 @@ from jaxtyping import Int
 from isthmus.batch import Features
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError, did_you_mean
-from isthmus.serving.attributes import Attributes
+from isthmus.serving.attributes import Attributes, Value
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
 from isthmus.serving.engines import Engine
@@ -114,7 +114,7 @@ class Service:
             ranked = self._rank(name, known, rows, found, request.context, request.explain)
         order = np.arange(num_found) if ranked is None else np.argsort(-ranked.logit, kind="stable")
         done = clock()
-        answer = tuple(self._item(found, ranked, place, domain, known) for place in order[: request.k].tolist())
+        answer = self._items(found, ranked, order[: request.k], domain, known)
         shown = clock()
         stages = {"read": read - started, "retrieve": retrieved - read, "rank": done - retrieved, "show": shown - done}
         return Recommendation(
@@ -170,11 +170,9 @@ class Service:
         if place is None:
             raise UnknownItemError(f"item {item!r}: domain {self.domains[number]!r} does not show it")
         found = self.retriever.similar(number, place, k)
+        columns = (*self._shown(found.item_row, number), found.score.tolist())
         return tuple(
-            SimilarItem(
-                self.view.items.text(row), self.attributes.title(row), score, self.attributes.of_item(row, number)
-            )
-            for row, score in zip(found.item_row.tolist(), found.score.tolist(), strict=True)
+            SimilarItem(text, title, score, attributes) for text, title, attributes, score in zip(*columns, strict=True)
         )
 
     def _known(self, user: str | None, history: Sequence[tuple[str, str]] | None, domain: int) -> _Known:
@@ -229,18 +227,28 @@ class Service:
         request = RankRequest(domain, known.user, known.stored, known.pairs, item_row, found.score, context)
         return self.ranker.rank(request, with_gates=with_gates)
 
-    def _item(self, found: Found, ranked: Ranked | None, place: int, domain: int, known: _Known) -> RecommendedItem:
-        row, score = int(found.item_row[place]), float(found.score[place])
-        is_popular = known.basis == "popular"
-        return RecommendedItem(
-            item=self.view.items.text(row),
-            title=self.attributes.title(row),
-            score=score if ranked is None else float(ranked.probability[place]),
-            attributes=self.attributes.of_item(row, domain),
-            retrieval_score=None if is_popular else score,
-            retrieval_rank=None if is_popular else place + 1,
-            other_domains=None if ranked is None or ranked.gates is None else ranked.gates[place],
+    def _items(
+        self, found: Found, ranked: Ranked | None, places: Int[np.ndarray, " place"], domain: int, known: _Known
+    ) -> tuple[RecommendedItem, ...]:
+        """The items at some places of what was found, in that order."""
+        scores = found.score if ranked is None else ranked.probability
+        gates = [None] * len(places) if ranked is None or ranked.gates is None else [ranked.gates[p] for p in places]
+        retrieved: Sequence[float | None] = found.score[places].tolist()
+        ranks: Sequence[int | None] = (places + 1).tolist()
+        if known.basis == "popular":
+            retrieved = ranks = [None] * len(places)
+        columns = (*self._shown(found.item_row[places], domain), scores[places].tolist(), retrieved, ranks, gates)
+        return tuple(
+            RecommendedItem(text, title, score, attributes, retrieval_score, rank, other_domains)
+            for text, title, attributes, score, retrieval_score, rank, other_domains in zip(*columns, strict=True)
         )
+
+    def _shown(
+        self, item_row: Int[np.ndarray, " item"], domain: int
+    ) -> tuple[Sequence[str], Sequence[str | None], Sequence[Mapping[str, Value]]]:
+        """Ids, titles and attributes of items."""
+        ids = [text or "" for text in self.view.items.texts_of(item_row)]
+        return ids, self.attributes.titles_of(item_row), self.attributes.of_items(item_row, domain)
 
     def _require_context(self, context: Mapping[str, ContextValue]) -> None:
         for name in context:
