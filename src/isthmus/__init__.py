@@ -256,6 +256,7 @@ def bundle(
     dataset: Path | None = None,
     ranking_dataset: Path | None = None,
     exact_below: int = 100_000,
+    with_onnx: bool = True,
 ) -> "isthmus.serving.bundle_files.Manifest":
     """Put all that serving needs of a retrieval run and, where given, of a ranking run into one folder.
 
@@ -264,6 +265,7 @@ def bundle(
         num_candidates: items that retrieval hands to the click model: as deep as the lists that it was trained on.
         dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
         exact_below: a domain with fewer items is searched exactly, a larger one by FAISS.
+        with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
     """
     from isthmus.api import bundle as bundle_runs
 
@@ -276,6 +278,7 @@ def bundle(
         dataset=dataset,
         ranking_dataset=ranking_dataset,
         exact_below=exact_below,
+        with_onnx=with_onnx,
     )
 
 
@@ -294,6 +297,7 @@ def serve(
     max_body_bytes: int = 1 << 20,
     check: bool = True,
     shared_metrics: Path | None = None,
+    engine: Literal["eager", "onnx"] | None = None,
 ) -> None:
     """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
     try:
@@ -312,6 +316,7 @@ def serve(
         max_body_bytes=max_body_bytes,
         check=check,
         shared_metrics=shared_metrics,
+        engine=engine,
     )
     serve_place(settings, host=host, port=port, workers=workers)
 

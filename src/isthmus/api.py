@@ -282,6 +282,7 @@ def bundle(
     dataset: Path | None = None,
     ranking_dataset: Path | None = None,
     exact_below: int = 100_000,
+    with_onnx: bool = True,
 ) -> Manifest:
     """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
 
@@ -290,6 +291,7 @@ def bundle(
         num_candidates: items that retrieval hands to the click model, at least as many as are asked for.
         dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
         exact_below: a domain with fewer items is searched exactly.
+        with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
 
     Raises:
         InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
@@ -314,7 +316,7 @@ def bundle(
         )
     elif score_field is not None:
         raise InputError(f"score_field: {score_field!r} is of the ranker's data, and no ranking run is given")
-    return write_bundle(out, parts, click, exact_below=exact_below, now=datetime.now(UTC))
+    return write_bundle(out, parts, click, exact_below=exact_below, now=datetime.now(UTC), with_onnx=with_onnx)
 
 
 def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> AnySummary:

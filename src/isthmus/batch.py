@@ -143,7 +143,8 @@ class RankingFeatures:
     """What a click model reads of a batch of rows sorted by domain.
 
     Attributes:
-        user: features of the user side and of the context; a history lies wholly before the row.
+        user: features of the user side and of the context; a history lies wholly before the row. One row stands for
+            all where they are of one user in one domain, as at serving.
         item: features of the item shown.
         row: features of both and the moment together, such as statistics.
     """
@@ -154,11 +155,12 @@ class RankingFeatures:
 
     @property
     def num_rows(self) -> int:
-        return self.user.num_rows
+        return self.item.num_rows
 
     def take(self, rows: Int[Tensor, " taken"]) -> "RankingFeatures":
         """The features of the named rows, in that order."""
-        return RankingFeatures(self.user.take(rows), self.item.take(rows), self.row.take(rows))
+        user = self.user if self.user.num_rows != self.num_rows else self.user.take(rows)
+        return RankingFeatures(user, self.item.take(rows), self.row.take(rows))
 
     def to(self, device: torch.device) -> "RankingFeatures":
         return RankingFeatures(self.user.to(device), self.item.to(device), self.row.to(device))

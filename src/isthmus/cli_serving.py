@@ -55,6 +55,7 @@ def _add_bundle(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         help="domains with fewer items are searched exactly (default: 100000)",
     )
+    verb.add_argument("--no-onnx", action="store_true", help="without copies of the networks for ONNX Runtime")
 
 
 def _bundle(given: argparse.Namespace) -> None:
@@ -67,6 +68,7 @@ def _bundle(given: argparse.Namespace) -> None:
         dataset=given.dataset,
         ranking_dataset=given.ranking_dataset,
         exact_below=given.exact_below,
+        with_onnx=not given.no_onnx,
     )
     size = sum(record.num_bytes for record in manifest.files.values())
     for corpus in manifest.retrieval.corpora:
@@ -85,6 +87,9 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--queue", type=int, default=32, help="requests that may wait in each (default: 32)")
     verb.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for an answer (default: 5)")
     verb.add_argument("--max-body", type=int, default=1 << 20, metavar="BYTES", help="of a request (default: 1 MiB)")
+    verb.add_argument(
+        "--engine", choices=("eager", "onnx"), help="what computes the networks (default: onnx where the bundle has it)"
+    )
     verb.add_argument("--events", type=Path, metavar="FILE", help="keep recent events in this SQLite file")
     verb.add_argument("--retention", type=float, default=30.0, metavar="DAYS", help="of events (default: 30)")
     verb.add_argument("--token", help=f"what requests must bear (default: the environment's {TOKEN}, else none)")
@@ -115,6 +120,7 @@ def _serve(given: argparse.Namespace) -> None:
             max_body_bytes=given.max_body,
             check=not given.no_check,
             shared_metrics=shared,
+            engine=given.engine,
         )
     finally:
         if shared is not None:

@@ -76,5 +76,8 @@ class DomainSlices:
 
     def row_domain(self, device: torch.device | None = None) -> Int[Tensor, " batch"]:
         """The domain number of every row."""
+        present = list(self)
+        if len(present) == 1:  # as at serving; also, what is traced for export has no number of rows yet
+            return torch.full((self.num_rows,), present[0][0], dtype=torch.int64, device=device)
         counts = torch.tensor(self.counts, device=device)
         return torch.repeat_interleave(torch.arange(self.num_domains, device=device), counts, output_size=self.num_rows)

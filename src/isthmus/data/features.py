@@ -14,6 +14,7 @@ from isthmus.schema import FieldSpec, Scope
 
 Rows = NDArray[np.int64]
 FieldSide = Literal["user", "item", "row"]
+ALL_SIDES = ("user", "context", "item", "row")  # of declared fields; a context's are among the user's features
 
 
 @dataclass(frozen=True)

@@ -35,19 +35,28 @@ def filtered_search(
 ) -> tuple[Float[ndarray, "query k"], Int[ndarray, "query k"]]:
     """Distances and places found, -1 where the search came to an end before k.
 
-    Queries without exclusions go in one call; each other one has a selector of its own.
+    Queries with as many exclusions as answers, or fewer, go in one call, which finds so many more that the exclusions
+    can be left out of what it gives: asking a selector about every item that is compared takes longer. Each other query
+    has a selector of its own.
 
     Args:
         parameters: the index's search parameters for a selector, or None, and the number of items it excludes.
     """
     distance = np.empty((len(queries), k), dtype=np.float32)
     column = np.empty((len(queries), k), dtype=np.int64)
-    free = np.array([not len(places) for places in exclusions], dtype=bool)
-    if free.any():
-        distance[free], column[free] = index.search(queries[free], k, params=parameters(None, 0))
-    for query in np.flatnonzero(~free).tolist():
-        batch = faiss.IDSelectorBatch(exclusions[query])
-        selector = faiss.IDSelectorNot(batch)
+    num_excluded = np.array([len(places) for places in exclusions], dtype=np.int64)
+    few = num_excluded <= k
+    if few.any():
+        most = int(num_excluded[few].max())
+        found, places = index.search(queries[few], k + most, params=parameters(None, most))
+        for query, one, place in zip(np.flatnonzero(few).tolist(), found, places, strict=True):
+            kept = np.flatnonzero(~np.isin(place, exclusions[query]))[:k] if len(exclusions[query]) else slice(k)
+            distance[query], column[query] = one[kept], place[kept]
+    for query in np.flatnonzero(~few).tolist():
+        is_allowed = np.ones(index.ntotal, dtype=bool)
+        is_allowed[exclusions[query]] = False
+        bits = np.packbits(is_allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
         row = slice(query, query + 1)
         distance[row], column[row] = index.search(queries[row], k, params=parameters(selector, len(exclusions[query])))
     return distance, column

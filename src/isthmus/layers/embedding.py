@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -96,11 +96,24 @@ def for_products(x: Tensor) -> Tensor:
 
 def pool(table: nn.Embedding, bag: Bag) -> Float[Tensor, "batch dim"]:
     """Sum of each list's vectors over the square root of its length; zero for an empty list."""
-    total = functional.embedding_bag(
-        bag.values, table.weight, bag.offsets, mode="sum", sparse=table.sparse, include_last_offset=True
-    )
+    if torch.compiler.is_exporting():  # where an embedding bag would become a loop over its lists
+        total = _sum_of_lists(table(bag.values), bag.offsets)
+    else:
+        total = functional.embedding_bag(
+            bag.values, table.weight, bag.offsets, mode="sum", sparse=table.sparse, include_last_offset=True
+        )
     length = (bag.offsets[1:] - bag.offsets[:-1]).clamp(min=1)  # an empty list's sum is zero already
     return total * length.to(total.dtype).rsqrt().unsqueeze(1)
+
+
+def _sum_of_lists(
+    vectors: Float[Tensor, "value dim"], offsets: Int[Tensor, " batch_plus_1"]
+) -> Float[Tensor, "batch dim"]:
+    """The sum of each list's vectors, by operations that know no list: a value's list is how many ends precede it."""
+    ends = torch.zeros(vectors.shape[0] + 1, dtype=torch.int64)
+    ends = ends.scatter_add(0, offsets[1:], torch.ones_like(offsets[1:]))
+    row = ends.cumsum(0)[:-1]
+    return vectors.new_zeros(offsets.shape[0] - 1, vectors.shape[1]).index_add(0, row, vectors)
 
 
 def new_table(num_rows: int, dim: int, *, std: float, num_domains: int = 1) -> nn.Embedding:
@@ -141,7 +154,14 @@ class RankingEmbedding(nn.Module):
         self.num_fields, self.dim = sizes.num_fields, dim
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch field dim"]:
-        fields = self.user.fields(features.user, domain_slices) + self.item.fields(features.item, domain_slices)
+        item = self.item.fields(features.item, domain_slices)
+        if features.user.num_rows == features.num_rows:
+            user = self.user.fields(features.user, domain_slices)
+        else:  # one user's row stands for all
+            ((domain, _),) = domain_slices
+            one = DomainSlices.single(domain, 1, domain_slices.num_domains)
+            user = [field.expand(features.num_rows, -1) for field in self.user.fields(features.user, one)]
+        fields = user + item
         if self.row is not None:
             fields += self.row.fields(features.row, domain_slices)
         return torch.stack(fields, dim=1)

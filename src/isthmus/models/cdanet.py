@@ -280,8 +280,11 @@ class CDAnet(nn.Module):
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         parts = []
-        for domain, rows in domain_slices:
-            own = features.take(torch.arange(rows.start, rows.stop, device=features.user.categorical.device))
+        present = list(domain_slices)
+        for domain, rows in present:
+            own = features
+            if len(present) > 1:
+                own = features.take(torch.arange(rows.start, rows.stop, device=features.item.categorical.device))
             single = DomainSlices.single(domain, rows.stop - rows.start, domain_slices.num_domains)
             is_target = domain in self.targets
             model = self.augmentations[self.targets.index(domain)] if is_target else self.translation

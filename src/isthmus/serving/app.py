@@ -18,7 +18,9 @@ from starlette.exceptions import HTTPException
 
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
+from isthmus.serving.direct import Direct
 from isthmus.serving.edge import Edge
+from isthmus.serving.engines import Engine
 from isthmus.serving.event_store import Event, EventStore
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.host import Host
@@ -46,6 +48,7 @@ class ServeSettings:
         poll_s: how often another bundle is looked for.
         check: whether every byte of the bundle is checked first.
         shared_metrics: where several processes count together.
+        engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
     """
 
     place: Path
@@ -59,6 +62,7 @@ class ServeSettings:
     poll_s: float = 1.0
     check: bool = True
     shared_metrics: Path | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         settings.place,
         events=events,
         check=settings.check,
+        engine=settings.engine,
         on_swap=lambda outcome: metrics.swaps.labels(outcome).inc(),
     )
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)
@@ -140,10 +145,10 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     app = FastAPI(title="Isthmus", description="The best items of a domain for a user.", lifespan=lifespan)
     _add_errors(app)
     _add_state(app, host, metrics, gate)
-    _add_recommendations(app, host, metrics, gate)
+    recommend = _add_recommendations(app, host, metrics, gate)
     _add_events(app, host, gate, store, clock)
     return Edge(
-        app,
+        Direct(app, gate, lambda body: recommend(host.service, body)),
         token=settings.token,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.timeout_s,
@@ -152,7 +157,11 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     )
 
 
-def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
+def _add_recommendations(
+    app: FastAPI, host: Host, metrics: Metrics, gate: Gate
+) -> Callable[[Service, RecommendBody], Recommendation]:
+    """Add the paths; gives what answers one recommendation."""
+
     def recommend(service: Service, body: RecommendBody) -> Recommendation:
         answer = service.recommend(body.request())
         metrics.observe_answer(answer.domain, answer.basis, answer.ordered_by, answer.timings_ms)
@@ -193,6 +202,8 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate)
         service = host.service
         items = await gate.run(lambda: service.similar(item, domain, k))
         return _json(SIMILAR.dump_json(Similar(items, service.manifest.version)))
+
+    return recommend
 
 
 def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:

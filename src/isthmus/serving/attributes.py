@@ -43,24 +43,38 @@ class Attributes:
         }
 
     def title(self, item_row: int) -> str | None:
-        return None if self.titles is None else str(self.titles[item_row]) or None
+        return self.titles_of(np.array([item_row]))[0]
 
     def of_item(self, item_row: int, domain: int) -> dict[str, Value]:
-        """The values of an item as a domain shows it; a field without one, or that the domain lacks, is left out."""
-        values: dict[str, Value] = {}
+        """The values of one item; see `of_items`."""
+        return self.of_items(np.array([item_row]), domain)[0]
+
+    def titles_of(self, item_row: Int[np.ndarray, " item"]) -> list[str | None]:
+        """The readable name of each item, where there is one."""
+        if self.titles is None:
+            return [None] * len(item_row)
+        return [str(title) or None for title in self.titles[item_row]]
+
+    def of_items(self, item_row: Int[np.ndarray, " item"], domain: int) -> list[dict[str, Value]]:
+        """The values of items as a domain shows them; a field without one, or that the domain lacks, is left out."""
+        values: list[dict[str, Value]] = [{} for _ in item_row]
         for name, field in self.fields.items():
             if not self._is_present(field, domain):
                 continue
-            place = item_row + self._shift(field, domain)
+            places = item_row + self._shift(field, domain)
             stored = self.dataset.features[name]
+            column: Sequence[Value | None]
             if field.kind == "number":
-                values[name] = float(self._numbers[name][place])
+                column = self._numbers[name][places].tolist()
             elif isinstance(stored, Lists):
                 names = self._values[field.vocabulary_name]
-                rows = stored.values[stored.offsets[place] : stored.offsets[place + 1]].tolist()
-                values[name] = [names.text(row) for row in rows]
-            elif stored[place] != UNSEEN:
-                values[name] = self._values[field.vocabulary_name].text(int(stored[place]))
+                ends = zip(stored.offsets[places].tolist(), stored.offsets[places + 1].tolist(), strict=True)
+                column = [[names.text(row) for row in stored.values[start:end].tolist()] for start, end in ends]
+            else:
+                column = self._values[field.vocabulary_name].texts_of(stored[places])
+            for item, value in zip(values, column, strict=True):
+                if value is not None:
+                    item[name] = value
         return values
 
     def matching(

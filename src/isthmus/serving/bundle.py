@@ -6,6 +6,7 @@
                                 both from the most to the least popular, with `share` of the domain's positives), and
                                 the FAISS index where the corpus is large
     ranking/ranker.safetensors  the click model, where there is one
+    retrieval/user-N.onnx, ranking/ranker-N.onnx    copies of both for ONNX Runtime, unless made without; see `export`
     ranking/statistics.safetensors      what training labels say of users, items and field values
     retrieval/data/, ranking/data/      a dataset without log rows: vocabularies, fields, histories, counts, titles;
                                 one for both where both runs are of the same dataset
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.dataset import read_manifest as read_dataset_manifest
-from isthmus.data.features import FeatureReader
+from isthmus.data.features import ALL_SIDES, FeatureReader, feature_sizes, ranking_sizes, table_sizes
 from isthmus.data.write import DatasetFiles, new_folder
 from isthmus.errors import InputError
 from isthmus.evaluation.retrieval import encode_items
@@ -43,6 +44,7 @@ from isthmus.serving.bundle_files import (
     save_tensors,
     write_manifest,
 )
+from isthmus.serving.export import export_ranker, export_user_tower
 from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
 from isthmus.serving.row_counts import row_counts
 
@@ -87,7 +89,13 @@ class RankingParts:
 
 
 def write_bundle(
-    out: Path, retrieval: RetrievalParts, ranking: RankingParts | None, *, exact_below: int, now: datetime
+    out: Path,
+    retrieval: RetrievalParts,
+    ranking: RankingParts | None,
+    *,
+    exact_below: int,
+    now: datetime,
+    with_onnx: bool,
 ) -> Manifest:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -95,10 +103,11 @@ def write_bundle(
         exact_below: a corpus of fewer items is searched exactly, a larger one by the run's index, or, where that is the
             exact one, by a FAISS inverted file with 8 bits a number.
         now: noted in the manifest.
+        with_onnx: also write copies of the networks for ONNX Runtime, each compared with its model.
 
     Raises:
-        InputError: `out` holds something else than a bundle, or the ranker does not fit the retrieval model: no domain
-            or no item in common, or a `score_field` that it does not have.
+        InputError: `out` holds something else than a bundle, the ranker does not fit the retrieval model (no domain or
+            no item in common, or a `score_field` that it does not have), or a copy is not like its model.
     """
     known_items = {} if ranking is None else _require_fit(retrieval, ranking)
     with new_folder(out, may_replace=lambda folder: (folder / MANIFEST).is_file()) as folder:
@@ -119,7 +128,31 @@ def write_bundle(
         }
         if ranking is not None:
             content["ranking"] = _write_ranking(folder, retrieval, ranking, known_items)
+        if with_onnx:
+            _write_copies(folder, retrieval, ranking)
         return write_manifest(folder, content)
+
+
+def _write_copies(folder: Path, retrieval: RetrievalParts, ranking: RankingParts | None) -> None:
+    dataset, settings = retrieval.dataset, retrieval.settings
+    export_user_tower(
+        retrieval.model.user_tower,
+        feature_sizes(dataset, "user", settings.fields),
+        table_sizes(dataset, settings.fields, ("user", "context")),
+        domains=dataset.schema.domain_names,
+        has_bias=settings.item_bias,
+        folder=folder / "retrieval",
+    )
+    if ranking is not None:
+        fields = ranking.settings.fields
+        export_ranker(
+            ranking.model,
+            ranking_sizes(ranking.dataset, fields),
+            table_sizes(ranking.dataset, fields, ALL_SIDES),
+            domains=ranking.dataset.schema.domain_names,
+            chosen=ranking.domains,
+            folder=folder / "ranking",
+        )
 
 
 def _write_corpus(folder: Path, retrieval: RetrievalParts, domain: int, exact_below: int) -> CorpusRecord:
@@ -204,8 +237,9 @@ def _require_fit(retrieval: RetrievalParts, ranking: RankingParts) -> dict[str, 
         raise InputError(
             f"score_field: {ranking.score_field!r} is no number field of side 'row' in the ranker's data; {known}"
         )
-    texts = np.array(["", *retrieval.dataset.vocabulary("item")], dtype=object)
-    is_known = np.isin(texts, np.array(ranking.dataset.vocabulary("item"), dtype=object))
+    texts = ["", *retrieval.dataset.vocabulary("item")]
+    of_ranker = frozenset(ranking.dataset.vocabulary("item"))  # NumPy's isin compares every pair of texts
+    is_known = np.array([text in of_ranker for text in texts])
     shares = {name: float(is_known[retrieval.dataset.corpus(names.index(name))].mean()) for name in common}
     if not any(shares.values()):
         raise InputError(

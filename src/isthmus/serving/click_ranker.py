@@ -3,31 +3,33 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from isthmus.batch import RankingFeatures
 from isthmus.data.dataset import Column, Dataset, Lists
-from isthmus.data.features import FeatureReader, ranking_sizes, table_sizes
+from isthmus.data.features import ALL_SIDES, FeatureReader, ranking_sizes, table_sizes
 from isthmus.domains import DomainSlices
 from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet
 from isthmus.models.ranker import new_ranker
 from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
+from isthmus.serving.engines import EagerRowScorer, Engine, OnnxRowScorer, RowScorer
+from isthmus.serving.export import exported
 from isthmus.serving.row_counts import RowCounts
-from isthmus.serving.view import ContextValue, View
-
-ALL_SIDES = ("user", "context", "item", "row")
+from isthmus.serving.view import ContextValue, Names, View
 
 
 @dataclass(frozen=True)
 class RankRequest:
-    """What a click model scores: items of one user in one domain, by name.
+    """What a click model scores: items of one user in one domain.
 
     Attributes:
+        item_row: in the click model's own data; 0 where it does not know the item.
         stored, taken: whether the bundle's history of the user counts, and what came after it (item, domain).
         retrieval_score: of each item; not a number where there is none.
     """
@@ -36,7 +38,7 @@ class RankRequest:
     user: str | None
     stored: bool
     taken: Sequence[tuple[str, str]]
-    items: Sequence[str]
+    item_row: Int[np.ndarray, " item"]
     retrieval_score: Float[np.ndarray, " item"]
     context: Mapping[str, ContextValue]
 
@@ -54,7 +56,7 @@ class Ranked:
 class ClickRanker:
     """Scores items by the click model; everything is found by name, so its dataset may be another than retrieval's."""
 
-    def __init__(self, folder: Path, record: RankingRecord, dataset: Dataset) -> None:
+    def __init__(self, folder: Path, record: RankingRecord, dataset: Dataset, engine: Engine) -> None:
         fields = record.settings.fields
         self.view = View(dataset, fields, by_time=True)
         self.item_reader = FeatureReader(dataset, "item", fields)
@@ -68,6 +70,14 @@ class ClickRanker:
             targets=record.targets,
         )
         load_weights(folder / "ranking" / "ranker.safetensors", self.model)
+        self.scorer: RowScorer
+        match engine:
+            case "eager":
+                self.scorer = EagerRowScorer(self.model, num_domains=dataset.num_domains)
+            case "onnx":
+                self.scorer = OnnxRowScorer(exported(folder / "ranking", "ranker", dataset.num_domains))
+            case other:
+                assert_never(other)
         counts = load_tensors(folder / "ranking" / "statistics.safetensors")
         self.statistics = {
             field.name: (
@@ -78,16 +88,23 @@ class ClickRanker:
             if field.kind == "statistic"
         }
 
+    def rows_of(self, names: Names) -> Int[np.ndarray, " row"]:
+        """The row here of each row of another vocabulary of items."""
+        if names.texts.equals(self.view.items.texts):
+            return np.arange(len(names.texts) + 1)
+        place = pc.index_in(names.texts, value_set=self.view.items.texts)
+        return np.concatenate([[0], pc.fill_null(place, -1).to_numpy().astype(np.int64) + 1])
+
     @torch.inference_mode()
     def rank(self, request: RankRequest, *, with_gates: bool = False) -> Ranked:
         """Score the request's items, one or more; one that the model does not know is scored as an unseen one."""
         view = self.view
         domain = view.names.index(request.domain)
         user_row = 0 if request.user is None else view.users.row(request.user)
-        item_row = view.items.rows(request.items)
+        item_row = request.item_row
         features = self._features(request, domain, user_row, item_row)
         slices = DomainSlices.single(domain, len(item_row), len(view.names))
-        logit: Tensor = self.model(features, slices)
+        logit = self.scorer(features, domain)
         gates = self._gates(features, slices, domain) if with_gates else None
         known = tuple((item_row > 0).tolist())
         corrected = corrected_for_sampling(logit.double(), slices.row_domain(), self.kept_shares)
@@ -111,8 +128,7 @@ class ClickRanker:
             events=replace(events, context={**events.context, **of_row}),
             event_rows=np.arange(num_items),
         )
-        repeated = user.take(torch.zeros(num_items, dtype=torch.int64))
-        return RankingFeatures(repeated, self.item_reader.read(item_row, domain_column), row)
+        return RankingFeatures(user, self.item_reader.read(item_row, domain_column), row)
 
     def _row_columns(
         self,

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -76,7 +76,8 @@ class Edge:
             await refuse(send, 413, "too_large", too_large)
             return
         try:
-            body = await asyncio.wait_for(_read(receive, self.max_body_bytes), self.timeout_s)
+            async with asyncio.timeout(self.timeout_s):
+                body = await _read(receive, self.max_body_bytes)
         except TimeoutError:
             await refuse(send, 408, "slow_body", f"the body did not arrive within {self.timeout_s} s")
             return
@@ -112,10 +113,10 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
             return b"".join(parts)
 
 
-async def refuse(send: Send, status: int, code: str, message: str) -> None:
-    """Answer an error as JSON."""
+async def refuse(send: Send, status: int, code: str, message: str, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Answer an error as JSON, with more headers where given."""
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -28,6 +28,11 @@ class Gate:
         self._lock, self._num_held = Lock(), 0
 
     @property
+    def is_full(self) -> bool:
+        """Whether the next piece will be turned away."""
+        return self._num_held >= self.capacity
+
+    @property
     def num_held(self) -> int:
         """Pieces that run or wait."""
         return self._num_held
@@ -49,7 +54,8 @@ class Gate:
             self._release()
             raise
         future.add_done_callback(self._release)
-        return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout_s)
+        async with asyncio.timeout(self.timeout_s):
+            return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)

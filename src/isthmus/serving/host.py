@@ -13,6 +13,7 @@ from pathlib import Path
 from isthmus.errors import InputError
 from isthmus.files import write_text
 from isthmus.serving.bundle_files import MANIFEST, read_manifest, require_intact
+from isthmus.serving.engines import Engine
 from isthmus.serving.requests import RecentEvents
 from isthmus.serving.service import Service, open_service
 
@@ -71,12 +72,13 @@ class Host:
         *,
         events: RecentEvents | None = None,
         check: bool = True,
+        engine: Engine | None = None,
         on_swap: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.place, self.events, self.on_swap = place, events, on_swap
+        self.place, self.events, self.engine, self.on_swap = place, events, engine, on_swap
         folder = bundle_at(place)
         self._seen = _signature(folder)
-        self.service: Service = open_service(folder, events=events, check=check)
+        self.service: Service = open_service(folder, events=events, check=check, engine=engine)
 
     def refresh(self) -> bool:
         """Take another bundle into service where there is one by now; a damaged one is refused and told once."""
@@ -89,7 +91,7 @@ class Host:
             return False
         self._seen = signature
         try:
-            service = open_service(folder, events=self.events)
+            service = open_service(folder, events=self.events, engine=self.engine)
         except (InputError, OSError) as error:
             self.on_swap("refused")
             LOG.error(

@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.batch import Features
@@ -20,6 +20,8 @@ from isthmus.index.hnsw import HNSWIndex
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.models.user_tower import field_weights, new_user_tower
 from isthmus.serving.bundle_files import CorpusRecord, load_tensors, load_weights
+from isthmus.serving.engines import EagerUserEncoder, Engine, OnnxUserEncoder, UserEncoder
+from isthmus.serving.export import exported
 from isthmus.serving.indexes import BuiltIndex
 from isthmus.serving.view import bag_of
 
@@ -64,35 +66,44 @@ class Found:
 class Retriever:
     """The user tower of a bundle and its corpora."""
 
-    def __init__(self, weights: Path, settings: TwoTowerSettings, dataset: Dataset, corpora: Sequence[Corpus]) -> None:
+    def __init__(
+        self, folder: Path, settings: TwoTowerSettings, dataset: Dataset, corpora: Sequence[Corpus], engine: Engine
+    ) -> None:
         self.sizes = feature_sizes(dataset, "user", settings.fields)
         rows = table_sizes(dataset, settings.fields, ("user", "context"))
         self.tower = new_user_tower(settings, self.sizes, rows, dataset.num_domains)
-        load_weights(weights, self.tower)
+        load_weights(folder / "user.safetensors", self.tower)
         self.has_bias, self.num_domains = settings.item_bias, dataset.num_domains
+        self.encoder: UserEncoder
+        match engine:
+            case "eager":
+                self.encoder = EagerUserEncoder(self.tower, num_domains=self.num_domains, has_bias=self.has_bias)
+            case "onnx":
+                self.encoder = OnnxUserEncoder(exported(folder, "user", self.num_domains))
+            case other:
+                assert_never(other)
         self.corpora = tuple(corpora)
 
     @torch.inference_mode()
     def encode(self, features: Features, domain: int) -> Float[Tensor, "batch dim"]:
         """User vectors, as `TwoTower.encode_user` gives them."""
-        slices = DomainSlices.single(domain, features.num_rows, self.num_domains)
-        vector: Tensor = self.tower(features, slices)
-        return torch.cat([vector, vector.new_ones(len(vector), 1)], dim=1) if self.has_bias else vector
+        return self.encoder(features, domain)
 
     def search(
-        self, vector: Float[Tensor, "1 dim"], domain: int, k: int, is_allowed: Bool[np.ndarray, " item"]
+        self, vector: Float[Tensor, "1 dim"], domain: int, k: int, excluded: Int[np.ndarray, " excluded"]
     ) -> Found:
-        """The k best of the allowed items of a domain; fewer only where no more are allowed."""
+        """The k best items of a domain save those at the excluded places; fewer only where no more are left."""
         corpus = self.corpora[domain]
         with torch.inference_mode():
-            found = corpus.index.search(vector, k, excluded=bag_of(corpus.item_row[~is_allowed]))
+            found = corpus.index.search(vector, k, excluded=bag_of(corpus.item_row[excluded]))
         is_found = found.item_row[0] >= 0
         return Found(found.item_row[0][is_found].numpy(), found.score[0][is_found].numpy())
 
-    def popular(self, domain: int, k: int, is_allowed: Bool[np.ndarray, " item"]) -> Found:
-        """The k allowed items with the most training positives in the domain, and their share of these."""
+    def popular(self, domain: int, k: int, excluded: Int[np.ndarray, " excluded"]) -> Found:
+        """The k items, not at excluded places, with the most training positives in the domain, and their share."""
         corpus = self.corpora[domain]
-        best = corpus.popular[is_allowed[corpus.popular]][:k]
+        first = corpus.popular[: k + len(excluded)]
+        best = first[~np.isin(first, excluded)][:k]
         return Found(corpus.item_row[best], corpus.share[best])
 
     def scores(

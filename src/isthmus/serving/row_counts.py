@@ -1,6 +1,7 @@
 """What training rows say of a user, an item or a field's value, as tables that a request reads from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,16 +42,26 @@ class RowCounts:
     def _in_scope(
         self, amount: np.ndarray, key: Int[np.ndarray, " row"], domain: int, field: FieldSpec
     ) -> tuple[Float[np.ndarray, " row"], float]:
-        own, everywhere = amount[domain, key], amount[:, key].sum(axis=0)
-        own_total, total = float(amount[domain].sum()), float(amount.sum())
+        by_domain = self._count_by_domain if amount is self.count else self._total_by_domain
+        own_total, total = float(by_domain[domain]), float(by_domain.sum())
         match field.scope:
             case "own":
-                values = own
+                values = amount[domain, key]
             case "other":
-                values, own_total = everywhere - own, total - own_total
+                values, own_total = amount[:, key].sum(axis=0) - amount[domain, key], total - own_total
             case "all":
-                values, own_total = everywhere, total
+                values, own_total = amount[:, key].sum(axis=0), total
         return np.where(key > 0, values, 0).astype(np.float64), own_total
+
+    # once: a request must not add up the counts of a million items
+
+    @cached_property
+    def _count_by_domain(self) -> Int[np.ndarray, " domain"]:
+        return np.asarray(self.count.sum(axis=1))
+
+    @cached_property
+    def _total_by_domain(self) -> Float[np.ndarray, " domain"]:
+        return np.asarray(self.total.sum(axis=1))
 
 
 def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:

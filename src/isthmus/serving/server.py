@@ -35,7 +35,9 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> Non
     Raises:
         InputError: the bundle or the events cannot be opened, or the address cannot be used.
     """
-    open_service(bundle_at(settings.place), check=settings.check)  # tells what is wrong before any worker starts
+    open_service(
+        bundle_at(settings.place), check=settings.check, engine=settings.engine
+    )  # tells what is wrong before any worker starts
     config = uvicorn.Config(
         partial(new_worker, settings),
         factory=True,

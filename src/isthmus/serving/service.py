@@ -6,14 +6,15 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Int
 
 from isthmus.batch import Features
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError, did_you_mean
-from isthmus.serving.attributes import Attributes
+from isthmus.serving.attributes import Attributes, Value
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
+from isthmus.serving.engines import Engine
 from isthmus.serving.requests import (
     Basis,
     NoEvents,
@@ -66,6 +67,7 @@ class Service:
         self.num_candidates = 1 if manifest.ranking is None else manifest.ranking.num_candidates
         self.events: RecentEvents = NoEvents() if events is None else events
         self.attributes = Attributes(view.dataset)
+        self._row_of_ranker = None if ranker is None else ranker.rows_of(view.items)
         of_ranker = {} if ranker is None else ranker.view.context_fields
         computed = set() if ranker is None else {ranker.score_field}
         self.context_names = sorted({*view.context_fields, *of_ranker} - computed)
@@ -93,22 +95,26 @@ class Service:
         name = self.domains[domain]
         known = self._known(request.user, request.history, domain)
         unknown = tuple(i for i, _ in request.history or () if self.view.items.row(i) == UNSEEN)
-        is_allowed = self._allowed(domain, known, request)
+        excluded = self._excluded(domain, known, request)
         features = self._user_features(known, domain, request.context)
         read = clock()
         ranks = self.is_ranked(name) and known.basis != "popular"
         if known.basis == "popular":
-            found = self.retriever.popular(domain, request.k, is_allowed)
+            found = self.retriever.popular(domain, request.k, excluded)
         else:
             vector = self.retriever.encode(features, domain)
             count = max(request.k, self.num_candidates) if ranks else request.k
-            found = self.retriever.search(vector, domain, count, is_allowed)
+            found = self.retriever.search(vector, domain, count, excluded)
         retrieved = clock()
-        items = [self.view.items.text(row) for row in found.item_row.tolist()]
-        ranked = self._rank(name, known, items, found, request.context, request.explain) if ranks and items else None
-        order = np.arange(len(items)) if ranked is None else np.argsort(-ranked.logit, kind="stable")
+        num_found = len(found.item_row)
+        ranked = None
+        if ranks and num_found:
+            assert self._row_of_ranker is not None
+            rows = self._row_of_ranker[found.item_row]
+            ranked = self._rank(name, known, rows, found, request.context, request.explain)
+        order = np.arange(num_found) if ranked is None else np.argsort(-ranked.logit, kind="stable")
         done = clock()
-        answer = tuple(self._item(items, found, ranked, p, domain, known) for p in order[: request.k].tolist())
+        answer = self._items(found, ranked, order[: request.k], domain, known)
         shown = clock()
         stages = {"read": read - started, "retrieve": retrieved - read, "rank": done - retrieved, "show": shown - done}
         return Recommendation(
@@ -116,7 +122,7 @@ class Service:
             items=answer,
             basis=known.basis,
             ordered_by=_order(known.basis, ranks),
-            num_matching=int(is_allowed.sum()),
+            num_matching=len(self.retriever.corpora[domain].item_row) - len(excluded),
             unknown_items=unknown,
             field_weights=self.retriever.field_weights(features, domain) if request.explain else None,
             bundle=self.manifest.version,
@@ -143,7 +149,8 @@ class Service:
         vector = self.retriever.encode(self._user_features(known, domain, request.context), domain)
         rows = self.view.items.rows(request.items)
         found = Found(rows, self.retriever.scores(vector, domain, rows))
-        scored = self._rank(name, known, request.items, found, request.context, False)
+        assert self.ranker is not None
+        scored = self._rank(name, known, self.ranker.view.items.rows(request.items), found, request.context, False)
         return tuple(
             ScoredItem(item, float(probability), is_known)
             for item, probability, is_known in zip(request.items, scored.probability, scored.is_known, strict=True)
@@ -163,11 +170,9 @@ class Service:
         if place is None:
             raise UnknownItemError(f"item {item!r}: domain {self.domains[number]!r} does not show it")
         found = self.retriever.similar(number, place, k)
+        columns = (*self._shown(found.item_row, number), found.score.tolist())
         return tuple(
-            SimilarItem(
-                self.view.items.text(row), self.attributes.title(row), score, self.attributes.of_item(row, number)
-            )
-            for row, score in zip(found.item_row.tolist(), found.score.tolist(), strict=True)
+            SimilarItem(text, title, score, attributes) for text, title, attributes, score in zip(*columns, strict=True)
         )
 
     def _known(self, user: str | None, history: Sequence[tuple[str, str]] | None, domain: int) -> _Known:
@@ -195,43 +200,55 @@ class Service:
     def _user_features(self, known: _Known, domain: int, context: Mapping[str, ContextValue]) -> Features:
         return self.view.user_features(known.user_row, domain, known.taken, self.view.context(context))
 
-    def _allowed(self, domain: int, known: _Known, request: RecommendRequest) -> Bool[np.ndarray, " item"]:
-        """The items of the corpus that may be answered: what was taken in the domain is not."""
+    def _excluded(self, domain: int, known: _Known, request: RecommendRequest) -> Int[np.ndarray, " excluded"]:
+        """The places in the corpus that may not be answered, ascending: what was taken in the domain is among them."""
         item_row = self.retriever.corpora[domain].item_row
-        is_allowed = self.attributes.matching(request.filters, item_row, domain)
         taken = known.taken.item_row[known.taken.domain == domain]
         left_out = np.concatenate([taken, self.view.items.rows(request.exclude)])
         place = np.searchsorted(item_row, left_out).clip(max=len(item_row) - 1)
-        is_allowed[place[item_row[place] == left_out]] = False
-        return is_allowed
+        excluded = np.unique(place[item_row[place] == left_out])
+        if not request.filters:
+            return excluded
+        is_allowed = self.attributes.matching(request.filters, item_row, domain)
+        is_allowed[excluded] = False
+        outside: np.ndarray = np.flatnonzero(~is_allowed)
+        return outside
 
     def _rank(
         self,
         domain: str,
         known: _Known,
-        items: Sequence[str],
+        item_row: Int[np.ndarray, " item"],
         found: Found,
         context: Mapping[str, ContextValue],
         with_gates: bool,
     ) -> Ranked:
         assert self.ranker is not None
-        request = RankRequest(domain, known.user, known.stored, known.pairs, items, found.score, context)
+        request = RankRequest(domain, known.user, known.stored, known.pairs, item_row, found.score, context)
         return self.ranker.rank(request, with_gates=with_gates)
 
-    def _item(
-        self, items: Sequence[str], found: Found, ranked: Ranked | None, place: int, domain: int, known: _Known
-    ) -> RecommendedItem:
-        row, score = int(found.item_row[place]), float(found.score[place])
-        is_popular = known.basis == "popular"
-        return RecommendedItem(
-            item=items[place],
-            title=self.attributes.title(row),
-            score=score if ranked is None else float(ranked.probability[place]),
-            attributes=self.attributes.of_item(row, domain),
-            retrieval_score=None if is_popular else score,
-            retrieval_rank=None if is_popular else place + 1,
-            other_domains=None if ranked is None or ranked.gates is None else ranked.gates[place],
+    def _items(
+        self, found: Found, ranked: Ranked | None, places: Int[np.ndarray, " place"], domain: int, known: _Known
+    ) -> tuple[RecommendedItem, ...]:
+        """The items at some places of what was found, in that order."""
+        scores = found.score if ranked is None else ranked.probability
+        gates = [None] * len(places) if ranked is None or ranked.gates is None else [ranked.gates[p] for p in places]
+        retrieved: Sequence[float | None] = found.score[places].tolist()
+        ranks: Sequence[int | None] = (places + 1).tolist()
+        if known.basis == "popular":
+            retrieved = ranks = [None] * len(places)
+        columns = (*self._shown(found.item_row[places], domain), scores[places].tolist(), retrieved, ranks, gates)
+        return tuple(
+            RecommendedItem(text, title, score, attributes, retrieval_score, rank, other_domains)
+            for text, title, attributes, score, retrieval_score, rank, other_domains in zip(*columns, strict=True)
         )
+
+    def _shown(
+        self, item_row: Int[np.ndarray, " item"], domain: int
+    ) -> tuple[Sequence[str], Sequence[str | None], Sequence[Mapping[str, Value]]]:
+        """Ids, titles and attributes of items."""
+        ids = [text or "" for text in self.view.items.texts_of(item_row)]
+        return ids, self.attributes.titles_of(item_row), self.attributes.of_items(item_row, domain)
 
     def _require_context(self, context: Mapping[str, ContextValue]) -> None:
         for name in context:
@@ -241,28 +258,36 @@ class Service:
                 raise InputError(f"context.{name}: unknown context field{hint}")
 
 
-def open_service(folder: Path, *, events: RecentEvents | None = None, check: bool = True) -> Service:
+def open_service(
+    folder: Path, *, events: RecentEvents | None = None, check: bool = True, engine: Engine | None = None
+) -> Service:
     """Open a bundle.
 
     Args:
+        engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
         check: whether every file is read and compared with its checksum first.
 
     Raises:
-        InputError: the folder is no bundle, incomplete or damaged, or of another version.
+        InputError: the folder is no bundle, incomplete or damaged, or of another version, or `engine` is `onnx` and it
+            has no copies.
     """
     manifest = read_manifest(folder)
     if check:
         require_intact(folder, manifest)
     record = manifest.retrieval
+    has_copies = "retrieval/user-0.onnx" in manifest.files
+    if engine == "onnx" and not has_copies:
+        raise InputError(f"{folder}: has no ONNX copies; make it without --no-onnx, or choose engine 'eager'")
+    chosen: Engine = engine or ("onnx" if has_copies else "eager")
     dataset = Dataset.open(folder / record.data)
     corpora = [Corpus.open(folder, corpus) for corpus in record.corpora]
-    retriever = Retriever(folder / "retrieval" / "user.safetensors", record.settings, dataset, corpora)
+    retriever = Retriever(folder / "retrieval", record.settings, dataset, corpora, chosen)
     view = View(dataset, record.settings.fields, by_time=False)
     ranker = None
     if manifest.ranking is not None:
         is_same = manifest.ranking.data == record.data
         of_ranker = dataset if is_same else Dataset.open(folder / manifest.ranking.data)
-        ranker = ClickRanker(folder, manifest.ranking, of_ranker)
+        ranker = ClickRanker(folder, manifest.ranking, of_ranker, chosen)
     return Service(manifest, retriever, view, ranker, events=events)
 
 

@@ -45,6 +45,11 @@ class Names:
         """The text of a row above 0."""
         return self._at(row - 1)
 
+    def texts_of(self, rows: Int[np.ndarray, " row"]) -> list[str | None]:
+        """The text of each row; None of row 0."""
+        texts: list[str | None] = self.texts.take(pa.array(rows - 1, mask=rows == UNSEEN)).to_pylist()
+        return texts
+
     def _at(self, place: int) -> str:
         text: str = self.texts[place].as_py()
         return text
