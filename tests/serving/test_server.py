@@ -1,28 +1,19 @@
 """The real process: `isthmus serve` on a loopback port, asked over a socket, and stopped."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
-from time import sleep
-from typing import Any
 
-import httpx2
 import pytest
 from benchmarks.serving import measure
 from tests.serving.bundles import new_bundle
+from tests.serving.running import serving
 
 from isthmus.cli import main
 from isthmus.data.dataset import Dataset
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import open_service
-
-START_S = 90
 
 
 @pytest.fixture(scope="module")
@@ -30,36 +21,6 @@ def bundle(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("server") / "bundle"
     new_bundle(folder, tiny_dataset)
     return folder
-
-
-def free_port() -> int:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serving(place: Path, log: Path, *options: str, token: str = "") -> Iterator[tuple[httpx2.Client, Any]]:
-    """A client of a started server, and its process."""
-    port = free_port()
-    command = [sys.executable, "-m", "isthmus", "serve", str(place), "--port", str(port), *options]
-    environment = {**os.environ, "ISTHMUS_TOKEN": token, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
-            for _ in range(10 * START_S):
-                try:
-                    client.get("/readyz")
-                    break
-                except httpx2.TransportError:
-                    assert process.poll() is None, log.read_text()
-                    sleep(0.1)
-            yield client, process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

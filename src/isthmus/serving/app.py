@@ -25,7 +25,8 @@ from isthmus.serving.event_store import Event, EventStore
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.host import Host
 from isthmus.serving.metrics import Metrics
-from isthmus.serving.requests import Recommendation, ScoredItem, SimilarItem, UnknownItemError
+from isthmus.serving.pages import add_page
+from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem, UnknownItemError
 from isthmus.serving.service import MOST_ITEMS, Service
 from isthmus.serving.view import domain_number
 
@@ -102,6 +103,22 @@ class Similar:
     bundle: str
 
 
+@dataclass(frozen=True)
+class FoundItems:
+    """In the order of their ids."""
+
+    items: tuple[FoundItem, ...]
+    bundle: str
+
+
+@dataclass(frozen=True)
+class FoundUsers:
+    """In the order of their ids."""
+
+    users: tuple[str, ...]
+    bundle: str
+
+
 # made once: making one costs as much as several requests
 ONE, MANY = TypeAdapter(Recommendation), TypeAdapter(BatchAnswer)
 SCORES, SIMILAR = TypeAdapter(Scores), TypeAdapter(Similar)
@@ -147,6 +164,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     _add_state(app, host, metrics, gate)
     recommend = _add_recommendations(app, host, metrics, gate)
     _add_events(app, host, gate, store, clock)
+    add_page(app)
     return Edge(
         Direct(app, gate, lambda body: recommend(host.service, body)),
         token=settings.token,
@@ -203,6 +221,26 @@ def _add_recommendations(
         items = await gate.run(lambda: service.similar(item, domain, k))
         return _json(SIMILAR.dump_json(Similar(items, service.manifest.version)))
 
+    @app.get("/v1/items")
+    async def find_items(
+        domain: str,
+        q: Annotated[str, Query(min_length=1, max_length=200)],
+        limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    ) -> FoundItems:
+        """Items of a domain by a part of their title or id."""
+        service = host.service
+        items = await gate.run(lambda: service.find_items(q, domain, limit))
+        return FoundItems(items, service.manifest.version)
+
+    @app.get("/v1/users")
+    async def find_users(
+        prefix: Annotated[str, Query(max_length=200)] = "", limit: Annotated[int, Query(ge=1, le=100)] = 10
+    ) -> FoundUsers:
+        """Users that the bundle knows, by how their id begins."""
+        service = host.service
+        users = await gate.run(lambda: service.find_users(prefix, limit))
+        return FoundUsers(users, service.manifest.version)
+
     return recommend
 
 
@@ -221,6 +259,7 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
                     "num_items": corpus.num_items,
                     "search": corpus.kind,
                     "is_ranked": service.is_ranked(corpus.domain),
+                    "num_candidates": service.num_candidates,
                 }
                 for corpus in record.retrieval.corpora
             ],

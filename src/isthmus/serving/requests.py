@@ -127,6 +127,14 @@ class ScoredItem:
 
 
 @dataclass(frozen=True)
+class FoundItem:
+    """An item by its id and, where there is one, its title."""
+
+    item: str
+    title: str | None
+
+
+@dataclass(frozen=True)
 class SimilarItem:
     """An item and the cosine of its vector with the asked one's."""
 

@@ -15,8 +15,10 @@ from isthmus.serving.attributes import Attributes, Value
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
 from isthmus.serving.engines import Engine
+from isthmus.serving.lookup import ItemSearch, beginning_with
 from isthmus.serving.requests import (
     Basis,
+    FoundItem,
     NoEvents,
     Order,
     RecentEvents,
@@ -67,6 +69,7 @@ class Service:
         self.num_candidates = 1 if manifest.ranking is None else manifest.ranking.num_candidates
         self.events: RecentEvents = NoEvents() if events is None else events
         self.attributes = Attributes(view.dataset)
+        self.item_search = ItemSearch(view.items, self.attributes.titles)
         self._row_of_ranker = None if ranker is None else ranker.rows_of(view.items)
         of_ranker = {} if ranker is None else ranker.view.context_fields
         computed = set() if ranker is None else {ranker.score_field}
@@ -174,6 +177,20 @@ class Service:
         return tuple(
             SimilarItem(text, title, score, attributes) for text, title, attributes, score in zip(*columns, strict=True)
         )
+
+    def find_items(self, text: str, domain: str, limit: int = 10) -> tuple[FoundItem, ...]:
+        """Items of a domain by a part of their title or id.
+
+        Raises:
+            InputError: the domain is unknown.
+        """
+        number = domain_number(self.view.dataset, domain)
+        return self.item_search.find(text, self.retriever.corpora[number].item_row, limit)
+
+    def find_users(self, prefix: str, limit: int = 10) -> tuple[str, ...]:
+        """Users whose id begins so; none that asked to be forgotten."""
+        found = beginning_with(self.view.users, prefix, limit)
+        return tuple(user for user in found if not self.events.is_forgotten(user))
 
     def _known(self, user: str | None, history: Sequence[tuple[str, str]] | None, domain: int) -> _Known:
         if history is not None:

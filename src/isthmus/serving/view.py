@@ -35,8 +35,12 @@ class Names:
 
     def row(self, text: str) -> int:
         """The row of a text; 0 where it is not known."""
-        place = bisect_left(range(len(self.texts)), text, key=self._at)
+        place = self.place(text)
         return place + 1 if place < len(self.texts) and self._at(place) == text else UNSEEN
+
+    def place(self, text: str) -> int:
+        """How many texts come before this one."""
+        return bisect_left(range(len(self.texts)), text, key=self._at)
 
     def rows(self, texts: Sequence[str]) -> Rows:
         return np.array([self.row(text) for text in texts], dtype=np.int64)
