@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 PYTHON ?= python3
+PORT ?= 8000
 TEST_WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -24,8 +25,8 @@ $(INSTALLED): requirements/lock.txt requirements/install.sh pyproject.toml
 
 setup: $(INSTALLED)  ## make .venv from the lock file (once; again when the lock or pyproject.toml changes)
 
-demo: $(INSTALLED)  ## prepare, train and evaluate end to end in a few minutes; ISTHMUS_DATA=DIR adds public data
-	$(BIN)/isthmus demo $(if $(ISTHMUS_DATA),--data "$(ISTHMUS_DATA)")
+demo: $(INSTALLED)  ## prepare, train and evaluate end to end in a few minutes; ISTHMUS_DATA=DIR adds public data, SERVE=1 a page
+	$(BIN)/isthmus demo $(if $(ISTHMUS_DATA),--data "$(ISTHMUS_DATA)") $(if $(SERVE),--serve $(PORT))
 
 test: $(INSTALLED) browser  ## run the tests
 	$(BIN)/pytest -n $(TEST_WORKERS) -q

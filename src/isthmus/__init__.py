@@ -380,8 +380,8 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
             raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
 
 
-def demo(data: Path | None, out: Path) -> None:
-    """Run everything once, on simulated data and, where `data` has it, on public data."""
+def demo(data: Path | None, out: Path) -> Path:
+    """Run everything once, on simulated data or, where `data` has it, on public data; gives the bundle of its runs."""
     from isthmus.experiments import demo as demonstration
 
-    demonstration.demo(data, out)
+    return demonstration.demo(data, out)

@@ -170,6 +170,9 @@ def parser() -> argparse.ArgumentParser:
     verb["reproduce"].add_argument("--quick", action="store_true", help="one seed of the main rows")
 
     verb["demo"].add_argument("--data", type=Path, help="a folder of public data sets; without it, simulated data only")
+    verb["demo"].add_argument(
+        "--serve", type=int, metavar="PORT", help="at the end serve what was made on this port of this machine"
+    )
     verb["demo"].add_argument("--out", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")
     return top
 
@@ -216,7 +219,10 @@ def run_verb(given: argparse.Namespace) -> int:
             report = isthmus.reproduce(given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick)
             print(f"{report}: written")
         case "demo":
-            isthmus.demo(given.data, given.out)
+            bundle = isthmus.demo(given.data, given.out)
+            if given.serve is not None:
+                print(f"\nthe page is at http://127.0.0.1:{given.serve} until Ctrl-C stops it\n", flush=True)
+                isthmus.serve(bundle, port=given.serve)
         case other:
             raise AssertionError(other)
     return 0

@@ -10,6 +10,14 @@ def test_without_real_data_the_demo_generates_trains_compares_and_recommends(
 ) -> None:
     demo(None, tmp_path / "out")
     printed = capsys.readouterr().out
-    for text in ("three domains are generated", "audit:", "| ADI |", "popularity of the domain", "user history"):
+    for text in (
+        "three domains are generated",
+        "audit:",
+        "| ADI |",
+        "popularity of the domain",
+        "user history",
+        "POST /v1/recommend",
+        '"ordered_by": "click_probability"',
+    ):
         assert text in printed
     assert (tmp_path / "out" / "table.png").is_file()

@@ -121,7 +121,8 @@ def test_a_user_gets_both_lists_of_each_chosen_domain(
     assert any("user field" in title for title in texts(browser, ".domain:first-child .why h4"))
     browser.execute_script("document.querySelector('.why').scrollIntoView()")
     picture(browser, "why")
-    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    logged = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    assert [line for line in logged if line["level"] == "SEVERE"] == []
 
 
 def test_a_history_is_put_together_by_searching(browser: webdriver.Chrome, client: httpx2.Client) -> None:

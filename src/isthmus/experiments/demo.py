@@ -1,4 +1,4 @@
-"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend, rank by CDAnet."""
+"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend, rank by CDAnet, serve."""
 
 import sys
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from isthmus.evaluation.retrieval import evaluate_retrieval
 from isthmus.experiments.adi_table_3 import by_domain
 from isthmus.experiments.adi_table_3_rows import BEST_ADI, ROWS
 from isthmus.experiments.demo_ranking import rank_retrieved
+from isthmus.experiments.demo_serving import answer_from_bundle
 from isthmus.experiments.table import Table, TableRow
 from isthmus.settings import RunSettings
 
@@ -27,8 +28,8 @@ XMREC = "xmrec_wsdm22"
 NUM_USERS_SHOWN = 2
 
 
-def demo(data: Path | None, out: Path) -> None:
-    """Make a dataset, a trained run and a table in `out`, and print what came of it.
+def demo(data: Path | None, out: Path) -> Path:
+    """Make a dataset, trained runs, a table and a bundle in `out`, and print what came of it; gives the bundle.
 
     Args:
         data: a folder that may hold the folder `xmrec_wsdm22`; without it, a three-domain log is generated.
@@ -62,6 +63,8 @@ def demo(data: Path | None, out: Path) -> None:
     print(f"table and picture: {table.write(out).parent}\n")
     show_recommendations(opened, trained)
     rank_retrieved(opened, trained, run.parent / "ranking")
+    answer_from_bundle(opened, run, run.parent / "ranking" / "run", run.parent / "bundle")
+    return run.parent / "bundle"
 
 
 def show_audit(dataset: Path) -> None:
