@@ -66,9 +66,12 @@ class Load:
     rounds: int
     seconds: float
     options: tuple[str, ...]
+    is_flat: bool
 
     def bundle(self, seed: int = 0) -> Path:
-        return load_bundle(self.folder, num_items=self.num_items, num_candidates=CANDIDATES, seed=seed)
+        return load_bundle(
+            self.folder, num_items=self.num_items, num_candidates=CANDIDATES, seed=seed, is_flat=self.is_flat
+        )
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -77,6 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
     parser.add_argument("--folder", type=Path, default=Path("runs/serving_load"), help="where the bundles are kept")
     parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--flat", action="store_true", help="vectors whose numbers all have one variance")
     parser.add_argument("--rounds", type=int, default=7, help="of the part 'cost'; the median counts")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="also send N requests and watch the memory")
@@ -90,24 +94,33 @@ def main(words: Sequence[str] | None = None) -> int:
         seconds=given.seconds,
         soak=given.soak,
         engine=given.engine,
+        is_flat=given.flat,
     )
     print(markdown_table(["what", "measured", "target"], rows))
     return 0
 
 
 def run(
-    folder: Path, *, parts: Sequence[str], num_items: int, rounds: int, seconds: float, soak: int, engine: str
+    folder: Path,
+    *,
+    parts: Sequence[str],
+    num_items: int,
+    rounds: int,
+    seconds: float,
+    soak: int,
+    engine: str,
+    is_flat: bool = False,
 ) -> Rows:
     """The lines of the table."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    bundle = load_bundle(folder, num_items=num_items, num_candidates=CANDIDATES)
+    bundle = load_bundle(folder, num_items=num_items, num_candidates=CANDIDATES, is_flat=is_flat)
     service = open_service(bundle, check=False, engine="onnx" if engine == "onnx" else "eager")
     texts = service.view.users.texts
     chosen = Random(0).sample(range(len(texts)), min(len(texts), 2000))
     users = tuple(texts[place].as_py() for place in chosen)
     bodies = tuple(json.dumps({"domain": DOMAINS[0], "user": user, "k": K}).encode() for user in users)
-    load = Load(folder, num_items, bodies, users, rounds, seconds, ("--engine", engine))
+    load = Load(folder, num_items, bodies, users, rounds, seconds, ("--engine", engine), is_flat)
     rows: Rows = []
     if "recall" in parts:
         rows += measure_recall(service, load)
@@ -147,6 +160,7 @@ def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
         connection = connect(port, process)
         for body in load.bodies[:WARM_UP]:
             post(connection, body)
+        connection.close()
         os.sched_setaffinity(0, {SERVER_CORE})
         for _ in range(load.rounds):
             cpu: dict[str, float] = {}
@@ -160,10 +174,12 @@ def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
                 service.recommend(RecommendRequest(DOMAINS[0], user=user, k=K))
             times["process"].append(1000 * (process_time() - started) / count)
             os.sched_setaffinity(0, {SENDER_CORE})
+            connection = connect(port, process)  # the server closes one that is idle for 5 s
             started, began = cpu_seconds(process.pid), perf_counter()
             for body in load.bodies[:count]:
                 post(connection, body)
             cpu["request"], wall["request"] = cpu_seconds(process.pid) - started, perf_counter() - began
+            connection.close()
             os.sched_setaffinity(0, {SERVER_CORE})
             for name in ("search", "forward", "request"):
                 times[name].append(1000 * cpu[name] / count)
@@ -171,7 +187,6 @@ def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
             ratios["cpu"].append(cpu["request"] / (cpu["search"] + cpu["forward"]))
             ratios["wall"].append(wall["request"] / (wall["search"] + wall["forward"]))
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        connection.close()
     middle = {name: median(values) for name, values in times.items()}
     spread = f"{min(ratios['cpu']):.2f} to {max(ratios['cpu']):.2f}"
     return [

@@ -58,9 +58,7 @@ class Direct:
         except OverloadedError:
             await overloaded(send)
         except TimeoutError:
-            await refuse(
-                send, HTTPStatus.SERVICE_UNAVAILABLE, "timed_out", "the answer took too long; ask again", AGAIN
-            )
+            await refuse(send, 503, "timed_out", "the answer took too long; ask again", AGAIN)
         except (ValidationError, InputError):
             await self.app(scope, replay, send)  # type: ignore[arg-type]
         else:
