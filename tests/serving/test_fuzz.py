@@ -9,6 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
 
@@ -56,6 +57,7 @@ def fuzz(client: TestClient, mode: GenerationMode) -> Counter[str]:
     answered: Counter[str] = Counter()
     num_operations = 0
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
         operation = result.ok()
         num_operations += 1
         if mode is GenerationMode.NEGATIVE and not (operation.body or list(operation.iter_parameters())):
@@ -70,7 +72,7 @@ def fuzz(client: TestClient, mode: GenerationMode) -> Counter[str]:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def send(case: schemathesis.Case) -> None:
+        def send(case: schemathesis.Case[Any]) -> None:
             request = case.as_transport_kwargs(base_url="http://testserver")
             del request["cookies"]  # none is read; the client would keep them
             if isinstance(request.get("data"), str | bytes):
