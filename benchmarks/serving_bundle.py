@@ -1,7 +1,8 @@
 """A bundle of any size for load tests: a log drawn at random, models as they start, the real writer.
 
-One domain has all the items, a second one a fiftieth of them, so that the click model has something to translate. Item
-vectors are independent normal numbers, the hardest case for an index: there are no clusters to find.
+One domain has all the items, a second one a fiftieth of them, so that the click model has something to translate. The
+j-th of a vector's numbers is normal with a variance of 1 / j, since the principal axes of what is learnt weigh ever
+less; with `--flat` all weigh the same, the hardest case for an index, whose lists then lie around no centres.
 """
 
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from torch import nn
 
 from isthmus.backbones.settings import MMoESettings
 from isthmus.data.dataset import Dataset
@@ -43,9 +45,9 @@ RANKING = CDAnetSettings(
 )
 
 
-def load_bundle(folder: Path, *, num_items: int, num_candidates: int, seed: int = 0) -> Path:
+def load_bundle(folder: Path, *, num_items: int, num_candidates: int, seed: int = 0, is_flat: bool = False) -> Path:
     """The bundle `folder`/bundle-SEED, made where it is not there yet, over a dataset that all seeds share."""
-    out = folder / f"bundle-{seed}"
+    out = folder / f"{'flat' if is_flat else 'bundle'}-{seed}"
     if (out / MANIFEST).is_file():
         return out
     data = folder / "dataset"
@@ -55,6 +57,10 @@ def load_bundle(folder: Path, *, num_items: int, num_candidates: int, seed: int 
     assert isinstance(model, CDAnet)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        if not is_flat:
+            for module in tower.modules():
+                if isinstance(module, nn.Embedding):
+                    module.weight.mul_(torch.arange(1, RETRIEVAL.embedding_dim + 1) ** -0.5)
         for name, parameter in model.named_parameters():
             if "tower" in name:  # as they start, all logits would be nearly one number
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)

@@ -1,6 +1,8 @@
 """The benchmarks run, and what they compare with is what they say; their figures are not judged here."""
 
 import json
+import os
+import shutil
 from math import isfinite
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from benchmarks.market_log import Market, market_log
 from benchmarks.memory import Case, measure_memory, own_peak_mib, peak_mib
 from benchmarks.ranking_cost import Size, measure_ranking_cost
 from benchmarks.retrieval import PARTS, measure, write_results
+from benchmarks.serving_load import run as run_load
 from benchmarks.sizes import Sizes
 from benchmarks.step import Bare, BareStep, Trainer, bare_steps, tower
 from benchmarks.table import Line, cpu_seconds, median_ratio, to_markdown
@@ -141,3 +144,16 @@ def test_a_peak_is_the_process_own_whatever_its_parent_holds() -> None:
     peak = peak_mib(Case(MARKETS, None, 4, 1), "train")
     assert 0 < peak < own_peak_mib() - 128
     del held
+
+
+@pytest.mark.skipif(
+    (os.cpu_count() or 1) < 2 or shutil.which("taskset") is None,
+    reason="pins the server to one core, itself to another",
+)
+def test_the_load_test_measures_a_small_bundle(tmp_path: Path) -> None:
+    parts = ("recall", "cost", "overload", "swap")
+    measured = {line[0]: line[1] for line in run_load(tmp_path, parts=parts, num_items=300, rounds=1, seconds=0.5)}
+    assert measured["recall@500 of the index, 100 users"] == "1.0000"  # so few are searched exactly
+    assert measured["neither 200 nor 503, or lost"] == "0"
+    assert measured["of them lost or failed"] == "0"
+    assert float(measured["CPU over search and forward"].split()[0]) > 1

@@ -74,7 +74,8 @@ def _bundle(given: argparse.Namespace) -> None:
     for corpus in manifest.retrieval.corpora:
         known = None if manifest.ranking is None else manifest.ranking.known_items.get(corpus.domain)
         ranked = "not ranked" if known is None else f"the ranker knows {known:.1%} of them"
-        print(f"{corpus.domain}: {corpus.num_items:,} items, {corpus.kind} search, {ranked}")
+        found = "" if corpus.recall is None else f" (finds {corpus.recall:.1%} of the best)"
+        print(f"{corpus.domain}: {corpus.num_items:,} items, {corpus.kind} search{found}, {ranked}")
     print(f"{given.out}: bundle {manifest.version}, {size / 1e6:.1f} MB; next: isthmus serve {given.out}")
 
 

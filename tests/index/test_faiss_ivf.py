@@ -17,3 +17,26 @@ def test_reading_every_list_is_exact() -> None:
     index = IVFIndex.build(vectors, torch.arange(500), num_lists=10, num_probes=10, eight_bits=False, seed=0)
     queries = torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
     assert index.search(queries, 15).item_row.tolist() == (queries @ vectors.T).topk(15).indices.tolist()
+
+
+def test_tuning_reads_the_fewest_lists_that_find_the_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    items = torch.randn(600, 8, generator=generator)
+    queries, rows = torch.randn(30, 8, generator=generator), torch.arange(1, 601)
+    index = IVFIndex.build(items, rows, num_lists=24, num_probes=1, eight_bits=False, seed=0)
+    best = rows[(queries @ items.T).topk(20, dim=1).indices]
+
+    def share() -> float:
+        near = index.search(queries, 20).item_row
+        hits = [len(set(one.tolist()) & set(other.tolist())) for one, other in zip(near, best, strict=True)]
+        return sum(hits) / best.numel()
+
+    found = index.tune(queries, best, recall=0.9)
+    assert found == pytest.approx(share())
+    assert found >= 0.9
+    num_probes = index.inverted_file.nprobe
+    assert 1 < num_probes < 24
+    index.inverted_file.nprobe = num_probes - 1
+    assert share() < 0.9
+    assert index.tune(queries, best, recall=1.1) == 1.0  # more than there is: all lists
+    assert index.inverted_file.nprobe == 24

@@ -57,7 +57,7 @@ def fuzz(client: TestClient, mode: GenerationMode) -> Counter[str]:
     answered: Counter[str] = Counter()
     num_operations = 0
     for result in schema.get_all_operations():
-        assert isinstance(result, Ok), result
+        assert isinstance(result, Ok)
         operation = result.ok()
         num_operations += 1
         if mode is GenerationMode.NEGATIVE and not (operation.body or list(operation.iter_parameters())):

@@ -1,4 +1,4 @@
-"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend, rank by CDAnet, serve."""
+"""The whole way once, on real data where it is at hand: prepare, train ADI, compare, recommend, rank, serve."""
 
 import sys
 from collections.abc import Mapping

@@ -91,6 +91,29 @@ class IVFIndex:
         best = best_first(torch.from_numpy(column), torch.from_numpy(score), self.item_row, k)
         return Neighbours(best.item_row.to(queries.device), best.score.to(queries))
 
+    def tune(self, queries: Float[Tensor, "query dim"], best: Int[Tensor, "query k"], *, recall: float) -> float:
+        """Read as few lists as find a share of the best items of some queries, or all; gives the share found.
+
+        Args:
+            best: the item rows that an exact search finds for each query.
+        """
+
+        def found(num_probes: int) -> float:
+            self.inverted_file.nprobe = num_probes
+            near = self.search(queries, best.shape[1]).item_row.numpy()
+            exact = best.numpy()
+            hits = [len(np.intersect1d(one, other)) for one, other in zip(near, exact, strict=True)]
+            return float(sum(hits)) / exact.size
+
+        least, most = 1, int(self.inverted_file.nlist)
+        while least < most:
+            middle = (least + most) // 2
+            if found(middle) >= recall:
+                most = middle
+            else:
+                least = middle + 1
+        return found(most)
+
     def save(self, folder: Path) -> None:
         """Writes `inverted_file.faiss` and `item_row.npy`."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,10 @@ def exclusions_by_query(
     """Places in the corpus that each query must not find."""
     if excluded is None:
         return [np.empty(0, dtype=np.int64)] * num_queries
+    if num_queries == 1:
+        rows, corpus = excluded.values.numpy(force=True), item_row.numpy(force=True)
+        place = np.minimum(np.searchsorted(corpus, rows), len(corpus) - 1)
+        return [place[corpus[place] == rows]]
     query, column = excluded_columns(excluded, item_row)
     ends = torch.bincount(query, minlength=num_queries).cumsum(dim=0)
     return np.split(column.cpu().numpy(), ends[:-1].cpu().numpy()) if num_queries else []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -107,10 +108,18 @@ def best_first(
     column: Int[Tensor, "query found"], score: Float[Tensor, "query found"], item_row: Int[Tensor, " item"], k: int
 ) -> Neighbours:
     """Neighbours from places in a sorted corpus, in any order, with a score of minus infinity where there is none."""
-    by_column = column.argsort(dim=1, stable=True)
-    column, score = column.gather(1, by_column), score.gather(1, by_column)
-    score, by_score = score.sort(dim=1, descending=True, stable=True)
-    rows = item_row[column.gather(1, by_score).clamp_(min=0)].masked_fill_(score == -torch.inf, -1)
+    if (
+        column.shape[0] == 1 and not column.is_cuda
+    ):  # one query: torch's two sorts and three gathers take five times as long
+        by_both = np.lexsort((column[0].numpy(), -score[0].numpy()))
+        order = torch.from_numpy(by_both)[None]
+        column, score = column.gather(1, order), score.gather(1, order)
+        rows = item_row[column.clamp_(min=0)].masked_fill_(score == -torch.inf, -1)
+    else:
+        by_column = column.argsort(dim=1, stable=True)
+        column, score = column.gather(1, by_column), score.gather(1, by_column)
+        score, by_score = score.sort(dim=1, descending=True, stable=True)
+        rows = item_row[column.gather(1, by_score).clamp_(min=0)].masked_fill_(score == -torch.inf, -1)
     lacking = max(0, k - rows.shape[1])
     rows = torch.nn.functional.pad(rows[:, :k], (0, lacking), value=-1)
     return Neighbours(rows, torch.nn.functional.pad(score[:, :k], (0, lacking), value=-torch.inf))

@@ -24,14 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.dataset import read_manifest as read_dataset_manifest
 from isthmus.data.features import ALL_SIDES, FeatureReader, feature_sizes, ranking_sizes, table_sizes
 from isthmus.data.write import DatasetFiles, new_folder
+from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
 from isthmus.evaluation.retrieval import encode_items
+from isthmus.index.faiss_ivf import IVFIndex
 from isthmus.models.ranker import AnyRankingSettings
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.serving.bundle_files import (
@@ -47,7 +50,11 @@ from isthmus.serving.bundle_files import (
 from isthmus.serving.export import export_ranker, export_user_tower
 from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
 from isthmus.serving.row_counts import row_counts
+from isthmus.serving.view import View
 
+LEAST_RECALL = 0.98  # of an index that is chosen here, on sampled users; .97 on others is what is promised
+TUNING_USERS = 200
+DEPTH = 100  # to which that holds where no click model says how many items it takes
 PACKAGES = ("isthmus", "torch", "numpy", "faiss-cpu", "safetensors")
 
 
@@ -113,7 +120,11 @@ def write_bundle(
     with new_folder(out, may_replace=lambda folder: (folder / MANIFEST).is_file()) as folder:
         save_tensors(folder / "retrieval" / "user.safetensors", retrieval.model.user_tower.state_dict())
         _copy_without_rows(retrieval.dataset, folder / "retrieval" / "data")
-        corpora = [_write_corpus(folder, retrieval, d, exact_below) for d in range(retrieval.dataset.num_domains)]
+        depth = DEPTH if ranking is None else ranking.num_candidates
+        corpora = [
+            _write_corpus(folder, retrieval, domain, exact_below, depth)
+            for domain in range(retrieval.dataset.num_domains)
+        ]
         content: dict[str, Any] = {
             "created": now.isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -155,7 +166,9 @@ def _write_copies(folder: Path, retrieval: RetrievalParts, ranking: RankingParts
         )
 
 
-def _write_corpus(folder: Path, retrieval: RetrievalParts, domain: int, exact_below: int) -> CorpusRecord:
+def _write_corpus(
+    folder: Path, retrieval: RetrievalParts, domain: int, exact_below: int, num_candidates: int
+) -> CorpusRecord:
     dataset, name = retrieval.dataset, retrieval.dataset.schema.domain_names[domain]
     place = f"retrieval/corpus/{domain}"
     corpus = dataset.corpus(domain)
@@ -173,16 +186,34 @@ def _write_corpus(folder: Path, retrieval: RetrievalParts, domain: int, exact_be
     }
     save_tensors(folder / place / "items.safetensors", tensors)
     settings = index_for(retrieval.index, len(corpus), exact_below)
+    recall = None
     if not isinstance(settings, ExactIndexSettings):
-        build_index(settings, vectors, tensors["item_row"]).save(folder / place)
-    return CorpusRecord(domain=name, folder=place, kind=settings.kind, num_items=len(corpus))
+        index = build_index(settings, vectors, tensors["item_row"])
+        queries, k = _some_users(retrieval, domain), min(num_candidates, len(corpus))
+        best = tensors["item_row"][(queries @ vectors.T).topk(k, dim=1).indices]
+        if isinstance(index, IVFIndex) and isinstance(retrieval.index, ExactIndexSettings):
+            recall = index.tune(queries, best, recall=LEAST_RECALL)
+        index.save(folder / place)
+    return CorpusRecord(domain=name, folder=place, kind=settings.kind, num_items=len(corpus), recall=recall)
+
+
+def _some_users(retrieval: RetrievalParts, domain: int) -> Float[Tensor, "user dim"]:
+    """The vectors of users who have taken something in a domain, as they will be asked for."""
+    dataset = retrieval.dataset
+    view = View(dataset, retrieval.settings.fields, by_time=False)
+    lengths = np.diff(np.asarray(dataset.history.offsets))
+    rows = np.unique(np.repeat(np.arange(len(lengths)), lengths)[np.asarray(dataset.history.domain) == domain])
+    chosen = np.random.default_rng(0).permutation(rows)[:TUNING_USERS]
+    slices = DomainSlices.single(domain, 1, dataset.num_domains)
+    with torch.inference_mode():
+        features = [view.user_features(int(row), domain, view.stored(int(row)), view.context({})) for row in chosen]
+        return torch.cat([retrieval.model.encode_user(one, slices) for one in features])
 
 
 def index_for(settings: AnyIndexSettings, num_items: int, exact_below: int) -> AnyIndexSettings:
     """How a corpus of that size is searched.
 
-    The inverted file's numbers are those that reached recall .976 at a million vectors of 64 numbers: four lists for
-    the square root of the items, one list in eight read.
+    The inverted file has four lists for the square root of the items, one in eight read until it is tuned.
     """
     if num_items < exact_below:
         return ExactIndexSettings()

@@ -43,12 +43,16 @@ class Source(Part):
 
 
 class CorpusRecord(Part):
-    """How one domain's items are searched; `folder` holds their vectors and popularity, and the index if any."""
+    """How one domain's items are searched; `folder` holds their vectors and popularity, and the index if any.
+
+    recall: the share of the best that a tuned index finds of sampled users; None: exact, or as the run's settings say.
+    """
 
     domain: str
     folder: str
     kind: Literal["exact", "ivf", "hnsw"]
     num_items: int
+    recall: float | None = None
 
 
 class RetrievalRecord(Part):

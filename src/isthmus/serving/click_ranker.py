@@ -145,8 +145,10 @@ class ClickRanker:
             assert ranking is not None
             assert field.of is not None
             key = self._key(field.of, domain, user_row, item_row, context)
-            values = counts.statistic(key, domain, field, prior=ranking.prior)
-            columns[name] = self.view.spreads[name].standardise(values)
+            is_one = field.of == "user"  # the same of all items
+            values = counts.statistic(key[:1] if is_one else key, domain, field, prior=ranking.prior)
+            standard = self.view.spreads[name].standardise(values)
+            columns[name] = np.full(len(key), standard[0]) if is_one else standard
         if self.score_field is not None:
             spread = self.view.spreads[self.score_field]
             columns[self.score_field] = spread.standardise(request.retrieval_score.astype(np.float64))

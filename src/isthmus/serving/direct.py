@@ -5,7 +5,6 @@ What is asked wrongly, and all other paths, are the framework's: it describes th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import orjson
 from pydantic import ValidationError
@@ -59,9 +58,7 @@ class Direct:
         except OverloadedError:
             await overloaded(send)
         except TimeoutError:
-            await refuse(
-                send, HTTPStatus.SERVICE_UNAVAILABLE, "timed_out", "the answer took too long; ask again", AGAIN
-            )
+            await refuse(send, 503, "timed_out", "the answer took too long; ask again", AGAIN)
         except (ValidationError, InputError):
             await self.app(scope, replay, send)  # type: ignore[arg-type]
         else:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isthmus.errors import InputError
 from isthmus.files import write_text
-from isthmus.serving.bundle_files import MANIFEST, read_manifest, require_intact
+from isthmus.serving.bundle_files import MANIFEST, Manifest, read_manifest, require_intact
 from isthmus.serving.engines import Engine
 from isthmus.serving.requests import RecentEvents
 from isthmus.serving.service import Service, open_service
@@ -25,13 +25,16 @@ def publish(bundle: Path, place: Path) -> str:
     """Let a place name a bundle, after every byte of it is checked; gives the bundle's version.
 
     Raises:
-        InputError: the bundle is damaged, or the place is a folder of something else.
+        InputError: the bundle is damaged or lacks a domain of the present one, or the place is a folder of something
+            else.
     """
     manifest = read_manifest(bundle)
     require_intact(bundle, manifest)
     if place.is_dir() and not (place / POINTER).is_file() and (place / MANIFEST).is_file():
         raise InputError(f"{place}: holds a {MANIFEST}; give a folder for {POINTER}, new or in use")
     previous = _pointer(place)["bundle"] if (place / POINTER).is_file() else None
+    if previous is not None and (place / previous / MANIFEST).is_file():
+        require_domains(bundle, manifest, read_manifest(place / previous))
     _point(place, os.path.relpath(bundle.resolve(), place.resolve()), previous)
     return manifest.version
 
@@ -50,6 +53,16 @@ def rollback(place: Path) -> str:
     require_intact(former, manifest)
     _point(place, str(pointer["previous"]), pointer["bundle"])
     return manifest.version
+
+
+def require_domains(folder: Path, manifest: Manifest, present: Manifest) -> None:
+    """Raises InputError where a bundle lacks a domain that is asked for now: it is of another schema."""
+    lacking = [name for name in present.domains if name not in manifest.domains]
+    if lacking:
+        raise InputError(
+            f"{folder}: has {', '.join(manifest.domains)} and not {', '.join(lacking)}, "
+            "which the present bundle serves; publish it in a place of its own"
+        )
 
 
 def bundle_at(place: Path) -> Path:
@@ -91,6 +104,8 @@ class Host:
             return False
         self._seen = signature
         try:
+            if folder == self.place:  # what a pointer names was compared when it was published
+                require_domains(folder, read_manifest(folder), self.service.manifest)
             service = open_service(folder, events=self.events, engine=self.engine)
         except (InputError, OSError) as error:
             self.on_swap("refused")
