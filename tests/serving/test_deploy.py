@@ -1,0 +1,41 @@
+"""The steps of the container, run without one, on what is installed here; and its files name what is there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from tests.serving.bundles import new_bundle
+
+from isthmus.data.dataset import Dataset
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_server_started_as_in_the_container_answers_and_stops(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    new_bundle(tmp_path / "bundle", tiny_dataset)
+    installed = Path(sys.prefix)
+    environment = {**os.environ, "KEEP_USER": "1"}  # another user may not be allowed to read what is installed here
+    command = [str(ROOT / "deploy" / "check.sh"), str(tmp_path / "bundle"), str(installed)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "answered for domain 'shop' and stopped in order" in done.stdout
+
+
+def test_a_damaged_bundle_ends_the_check_with_the_servers_words(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    command = [str(ROOT / "deploy" / "check.sh"), str(tmp_path / "bundle"), sys.prefix]
+    environment = {**os.environ, "KEEP_USER": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 1
+    assert "not a bundle" in done.stderr
+
+
+def test_the_compose_file_builds_the_container_that_serves() -> None:
+    service = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["isthmus"]
+    assert (ROOT / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+    recipe = (ROOT / "deploy" / "Containerfile").read_text()
+    assert "USER isthmus" in recipe
+    assert 'isthmus", "serve", "/bundle"' in recipe
+    assert (ROOT / ".dockerignore").is_file()
