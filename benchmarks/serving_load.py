@@ -44,6 +44,7 @@ from benchmarks.serving_sender import (
 
 from isthmus.batch import RankingFeatures
 from isthmus.files import markdown_table
+from isthmus.index.faiss_ivf import IVFIndex
 from isthmus.serving.host import publish
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import Service, open_service
@@ -107,8 +108,8 @@ def run(
     num_items: int,
     rounds: int,
     seconds: float,
-    soak: int,
-    engine: str,
+    soak: int = 0,
+    engine: str = "onnx",
     is_flat: bool = False,
 ) -> Rows:
     """The lines of the table."""
@@ -147,7 +148,11 @@ def measure_recall(service: Service, load: Load, count: int = 100) -> Rows:
         best = corpus.item_row[exact.numpy()]
         near = corpus.index.search(vector, len(best)).item_row[0].numpy()
         found.append(len(np.intersect1d(best, near)) / len(best))
-    return [[f"recall@{CANDIDATES} of the index, {count} users", f"{np.mean(found):.4f}", "at least .97"]]
+    rows = [[f"recall@{CANDIDATES} of the index, {count} users", f"{np.mean(found):.4f}", "at least .97"]]
+    if isinstance(corpus.index, IVFIndex):
+        lists = corpus.index.inverted_file
+        rows.append(["lists that a search reads", f"{lists.nprobe:,} of {lists.nlist:,}", ""])
+    return rows
 
 
 def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
