@@ -151,9 +151,8 @@ def test_a_peak_is_the_process_own_whatever_its_parent_holds() -> None:
     reason="pins the server to one core, itself to another",
 )
 def test_the_load_test_measures_a_small_bundle(tmp_path: Path) -> None:
-    parts = ("recall", "cost", "overload", "swap")
-    measured = {line[0]: line[1] for line in run_load(tmp_path, parts=parts, num_items=300, rounds=1, seconds=0.5)}
+    parts = ("recall", "cost", "overload")
+    measured = {line[0]: line[1] for line in run_load(tmp_path, parts=parts, num_items=300, rounds=1, seconds=0.3)}
     assert measured["recall@500 of the index, 100 users"] == "1.0000"  # so few are searched exactly
     assert measured["neither 200 nor 503, or lost"] == "0"
-    assert measured["of them lost or failed"] == "0"
     assert float(measured["CPU over search and forward"].split()[0]) > 1
