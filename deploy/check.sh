@@ -22,12 +22,17 @@ python="$installed/bin/python"
 port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 mkdir "$work/events"
 as_user=()
-if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null && [ -z "${KEEP_USER:-}" ]; then
+nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs)
+if [ "$(id -u)" -ne 0 ] || [ -n "${KEEP_USER:-}" ] || ! command -v setpriv >/dev/null; then
+    echo "deploy: serving as the present user"
+elif ! "${nobody[@]}" sh -c "$(readlink -f "$python") -c pass" 2>/dev/null; then
+    echo "deploy: no other user may run $(readlink -f "$python"); serving as the present one"
+else
     cp -r "$bundle" "$work/bundle"  # where the user may read it, whatever lies above the original
     chmod -R a+rX "$work/bundle"
     bundle="$work/bundle"
     chown 65534 "$work/events"
-    as_user=(setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs)
+    as_user=("${nobody[@]}")
 fi
 cd "$work"
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HOME=/nonexistent ISTHMUS_TOKEN=checked
@@ -42,11 +47,13 @@ request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers
 print(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10).read().decode())
 PY
 }
-for _ in $(seq 300); do
-    if ask /readyz >/dev/null 2>&1; then break; fi
-    kill -0 "$server" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
-    sleep 0.2
+is_ready=""
+for _ in $(seq 60); do
+    if ask /readyz >/dev/null 2>&1; then is_ready=1; break; fi
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.5
 done
+[ -n "$is_ready" ] || { cat "$work/log" >&2; exit 1; }
 domain="$(ask /v1/domains | "$python" -c 'import json, sys; print(json.load(sys.stdin)["domains"][0]["name"])')"
 ask /v1/recommend "{\"domain\": \"$domain\", \"user\": \"nobody\", \"k\": 1}" | grep -q '"basis":"popular"'
 ask / | grep -q '<title>Isthmus'
