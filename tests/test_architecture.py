@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "models",
         "evaluation",
         "index",
+        "abtest",
         "data.vocabularies",
         "data.dataset",
         "data.features",
@@ -59,7 +60,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "errors",
         "files",
     },
-    "abtest": {"data"},
+    "abtest": {"data", "errors", "files"},
     "settings": {"schema", "errors", "files"},  # and every settings class, wherever it stands: see `import_problems`
     "api": None,
     "tuning": None,

@@ -298,9 +298,12 @@ def serve(
     check: bool = True,
     shared_metrics: Path | None = None,
     engine: Literal["eager", "onnx"] | None = None,
+    experiment: Path | None = None,
+    log_folder: Path | None = None,
 ) -> None:
     """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
     try:
+        from isthmus.abtest.assignment import read_experiment
         from isthmus.serving.app import ServeSettings
         from isthmus.serving.server import serve as serve_place
     except ModuleNotFoundError as error:
@@ -317,6 +320,8 @@ def serve(
         check=check,
         shared_metrics=shared_metrics,
         engine=engine,
+        experiment=None if experiment is None else read_experiment(experiment),
+        log_folder=log_folder,
     )
     serve_place(settings, host=host, port=port, workers=workers)
 

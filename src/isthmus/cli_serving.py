@@ -93,6 +93,12 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--events", type=Path, metavar="FILE", help="keep recent events in this SQLite file")
     verb.add_argument("--retention", type=float, default=30.0, metavar="DAYS", help="of events (default: 30)")
+    verb.add_argument(
+        "--experiment", type=Path, metavar="FILE", help="divide users among the variants of this YAML file"
+    )
+    verb.add_argument(
+        "--log-folder", type=Path, metavar="DIR", help="write what is shown, and feedback, here in Parquet"
+    )
     verb.add_argument("--token", help=f"what requests must bear (default: the environment's {TOKEN}, else none)")
     verb.add_argument("--no-check", action="store_true", help="open the bundle without reading every byte first")
 
@@ -121,6 +127,8 @@ def _serve(given: argparse.Namespace) -> None:
             max_body_bytes=given.max_body,
             check=not given.no_check,
             shared_metrics=shared,
+            experiment=given.experiment,
+            log_folder=given.log_folder,
             engine=given.engine,
         )
     finally:

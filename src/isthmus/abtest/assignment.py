@@ -1,4 +1,4 @@
-"""Which variant of an experiment a user gets: by a hash of the user's id, the same on every machine and at every time."""
+"""Which variant of an experiment a user gets: by a hash of the id, the same on every machine and at every time."""
 
 import math
 from hashlib import blake2b
@@ -13,17 +13,15 @@ from isthmus.files import read_yaml
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Variant(Declared):
+class Variant(BaseModel):
     """What some of the users get.
 
-    share: of all users, from 0 to 1.
+    share: of all users, above 0, at most 1.
     bundle: the bundle, or the place that names one, that answers them; None: that of the server.
     ranked: whether the click model orders their lists; without it they are in retrieval's order.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     share: float = Field(gt=0, le=1)
@@ -31,11 +29,13 @@ class Variant(Declared):
     ranked: bool = True
 
 
-class Experiment(Declared):
+class Experiment(BaseModel):
     """One experiment: its users are divided among variants.
 
     salt: changes who gets what; two experiments with different names or salts divide users independently.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     salt: str = ""
@@ -58,7 +58,7 @@ def read_experiment(file: Path) -> Experiment:
     Raises:
         InputError: the file cannot be read, or what it says is not an experiment.
     """
-    content = read_yaml(file, remedy="give the file of an experiment: name, variants")
+    content = read_yaml(file, remedy="give the file of an experiment: its name and its variants")
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
@@ -70,8 +70,8 @@ def read_experiment(file: Path) -> Experiment:
 
 
 def place_of(experiment: Experiment, unit: str) -> float:
-    """Where a unit, a user's id, lies between 0 and 1: the first 64 bits of BLAKE2b of name, salt and unit, which zero
-    bytes part.
+    """Where a unit, such as a user's id, lies between 0 and 1: the first 64 bits of BLAKE2b of name, salt and unit,
+    with zero bytes between them.
     """
     text = "\0".join((experiment.name, experiment.salt, unit))
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") / 2**64

@@ -11,27 +11,27 @@ from isthmus.errors import InputError
 TIME = pa.timestamp("us", tz="UTC")
 IMPRESSIONS = pa.schema(
     [
-        pa.field("time", TIME, nullable=False),
-        pa.field("request", pa.string(), nullable=False),
+        pa.field("time", TIME),
+        pa.field("request", pa.string()),
         pa.field("user", pa.string()),
-        pa.field("domain", pa.string(), nullable=False),
+        pa.field("domain", pa.string()),
         pa.field("experiment", pa.string()),
         pa.field("variant", pa.string()),
-        pa.field("bundle", pa.string(), nullable=False),
-        pa.field("item", pa.string(), nullable=False),
-        pa.field("position", pa.int32(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-        pa.field("ordered_by", pa.string(), nullable=False),
+        pa.field("bundle", pa.string()),
+        pa.field("item", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("score", pa.float64()),
+        pa.field("ordered_by", pa.string()),
         pa.field("retrieval_score", pa.float64()),
         pa.field("price", pa.float64()),
     ]
 )
 FEEDBACK = pa.schema(
     [
-        pa.field("time", TIME, nullable=False),
-        pa.field("request", pa.string(), nullable=False),
-        pa.field("item", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
+        pa.field("time", TIME),
+        pa.field("request", pa.string()),
+        pa.field("item", pa.string()),
+        pa.field("kind", pa.string()),
     ]
 )
 KINDS = ("click", "order")
@@ -39,7 +39,7 @@ KEY = ["request", "item"]
 
 
 def read_impressions(folder: Path) -> pa.Table:
-    """Every impression in the order of time, with `click` and `order`: whether such feedback named its request and item.
+    """Every impression in the order of time, with `click` and `order`: whether such feedback named it.
 
     Feedback that came twice counts once; feedback of what was never shown is left out.
 
@@ -50,16 +50,13 @@ def read_impressions(folder: Path) -> pa.Table:
     if impressions is None:
         raise InputError(f"{folder}: no impressions-*.parquet; serve with --log-folder, then give that folder")
     feedback = _read(folder, "feedback", FEEDBACK)
+    shown = list(zip(impressions["request"].to_pylist(), impressions["item"].to_pylist(), strict=True))
     for kind in KINDS:
-        if feedback is None:
-            happened = pa.array([False] * len(impressions))
-        else:
-            named = feedback.filter(pc.equal(feedback["kind"], kind)).group_by(KEY).aggregate([])
-            marked = named.append_column("happened", pa.array([True] * len(named)))
-            numbered = impressions.select(KEY).append_column("place", pa.array(range(len(impressions))))
-            joined = numbered.join(marked, KEY, join_type="left outer").sort_by("place")
-            happened = pc.fill_null(joined["happened"], False)
-        impressions = impressions.append_column(kind, happened)
+        named: set[tuple[str, str]] = set()
+        if feedback is not None:
+            ours = feedback.filter(pc.equal(feedback["kind"], kind))
+            named = set(zip(ours["request"].to_pylist(), ours["item"].to_pylist(), strict=True))
+        impressions = impressions.append_column(kind, pa.array([pair in named for pair in shown], pa.bool_()))
     return impressions.sort_by([("time", "ascending"), ("request", "ascending"), ("position", "ascending")])
 
 

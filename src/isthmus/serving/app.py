@@ -16,18 +16,21 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
+from isthmus.abtest.assignment import Experiment
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.direct import Direct
-from isthmus.serving.edge import Edge
+from isthmus.serving.edge import REQUEST_ID, Edge
 from isthmus.serving.engines import Engine
 from isthmus.serving.event_store import Event, EventStore
+from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.host import Host
 from isthmus.serving.metrics import Metrics
 from isthmus.serving.pages import add_page
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem, UnknownItemError
 from isthmus.serving.service import MOST_ITEMS, Service
+from isthmus.serving.trial import Trial
 from isthmus.serving.view import domain_number
 
 LOG = logging.getLogger("isthmus.serving")
@@ -50,6 +53,8 @@ class ServeSettings:
         check: whether every byte of the bundle is checked first.
         shared_metrics: where several processes count together.
         engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
+        experiment: divides requests among variants; None: all get the same.
+        log_folder: where impressions and feedback are written; None: nowhere.
     """
 
     place: Path
@@ -64,6 +69,8 @@ class ServeSettings:
     check: bool = True
     shared_metrics: Path | None = None
     engine: Engine | None = None
+    experiment: Experiment | None = None
+    log_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -145,11 +152,20 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         engine=settings.engine,
         on_swap=lambda outcome: metrics.swaps.labels(outcome).inc(),
     )
+    variants = () if settings.experiment is None else settings.experiment.variants
+    hosts = {
+        variant.name: Host(variant.bundle, events=events, check=settings.check, engine=settings.engine)
+        for variant in variants
+        if variant.bundle is not None
+    }
+    logs = open_logs(settings.log_folder, metrics)
+    trial = Trial(settings.experiment, hosts, logs.get("impressions"), clock)
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_repeat(host.refresh, settings.poll_s))]
+        tasks = [asyncio.create_task(_repeat(one.refresh, settings.poll_s)) for one in (host, *hosts.values())]
+        tasks += [asyncio.create_task(_repeat(log.flush, LOG_EVERY_S)) for log in logs.values()]
         if store is not None:
             tasks.append(asyncio.create_task(_repeat(lambda: store.expire(now=clock()), EXPIRE_EVERY_S)))
         yield
@@ -158,15 +174,18 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             with suppress(asyncio.CancelledError):
                 await task
         gate.close()
+        for log in logs.values():
+            log.flush()
 
     app = FastAPI(title="Isthmus", description="The best items of a domain for a user.", lifespan=lifespan)
     _add_errors(app)
     _add_state(app, host, metrics, gate)
-    recommend = _add_recommendations(app, host, metrics, gate)
+    recommend = _add_recommendations(app, host, metrics, gate, trial)
     _add_events(app, host, gate, store, clock)
+    add_feedback(app, logs.get("feedback"), clock)
     add_page(app)
     return Edge(
-        Direct(app, gate, lambda body: recommend(host.service, body)),
+        Direct(app, gate, lambda body, request_id: recommend(host.service, body, request_id)),
         token=settings.token,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.timeout_s,
@@ -176,31 +195,31 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
 
 
 def _add_recommendations(
-    app: FastAPI, host: Host, metrics: Metrics, gate: Gate
-) -> Callable[[Service, RecommendBody], Recommendation]:
+    app: FastAPI, host: Host, metrics: Metrics, gate: Gate, trial: Trial
+) -> Callable[[Service, RecommendBody, str], Recommendation]:
     """Add the paths; gives what answers one recommendation."""
 
-    def recommend(service: Service, body: RecommendBody) -> Recommendation:
-        answer = service.recommend(body.request())
+    def recommend(service: Service, body: RecommendBody, request_id: str) -> Recommendation:
+        answer = trial.answer(service, body.request(), request_id)
         metrics.observe_answer(answer.domain, answer.basis, answer.ordered_by, answer.timings_ms)
         return answer
 
     @app.post("/v1/recommend", response_model=Recommendation)
-    async def recommend_one(body: RecommendBody) -> Response:
+    async def recommend_one(body: RecommendBody, request: Request) -> Response:
         """The k best items of a domain for a user."""
         service = host.service
-        return _json(ONE.dump_json(await gate.run(lambda: recommend(service, body))))
+        return _json(ONE.dump_json(await gate.run(lambda: recommend(service, body, request.scope[REQUEST_ID]))))
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
-    async def recommend_many(batch: BatchBody) -> Response:
+    async def recommend_many(batch: BatchBody, request: Request) -> Response:
         """Several requests, each answered as if it were alone; a mistake in one leaves the others."""
         service = host.service
 
         def work() -> BatchAnswer:
             answers: list[Recommendation | dict[str, dict[str, str]]] = []
-            for body in batch.requests:
+            for number, body in enumerate(batch.requests):
                 try:
-                    answers.append(recommend(service, body))
+                    answers.append(recommend(service, body, f"{request.scope[REQUEST_ID]}-{number}"))
                 except InputError as error:
                     answers.append({"error": {"code": "bad_request", "message": str(error)}})
             return BatchAnswer(answers)

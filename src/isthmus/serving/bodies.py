@@ -1,6 +1,6 @@
 """What may be posted to the service, and how it becomes a request."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
 
@@ -105,6 +105,20 @@ class EventsBody(Body):
     """Events, the latest last."""
 
     events: Annotated[list[EventBody], Field(min_length=1, max_length=MOST_ITEMS)]
+
+
+class ShownBody(Body):
+    """What came of an item that a request was shown: a click or an order."""
+
+    request: Name
+    item: Name
+    kind: Literal["click", "order"]
+
+
+class FeedbackBody(Body):
+    """What came of what was shown."""
+
+    feedback: Annotated[list[ShownBody], Field(min_length=1, max_length=MOST_ITEMS)]
 
 
 def _pairs(history: list[str | Take] | None, domain: str) -> tuple[tuple[str, str], ...] | None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from isthmus.errors import InputError
 from isthmus.serving.bodies import RecommendBody
-from isthmus.serving.edge import App, Receive, Scope, Send, refuse
+from isthmus.serving.edge import REQUEST_ID, App, Receive, Scope, Send, refuse
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.requests import Recommendation
 
@@ -30,10 +30,10 @@ class Direct:
     """An ASGI app before another that has the same path.
 
     Args:
-        recommend: the answer to a body; runs in the gate's threads.
+        recommend: the answer to a body and the request's id; runs in the gate's threads.
     """
 
-    def __init__(self, app: App, gate: Gate, recommend: Callable[[RecommendBody], Recommendation]) -> None:
+    def __init__(self, app: App, gate: Gate, recommend: Callable[[RecommendBody, str], Recommendation]) -> None:
         self.app, self.gate, self.recommend = app, gate, recommend
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,7 @@ class Direct:
             return
         try:
             body = RecommendBody.model_validate_json(message["body"])
-            answer = await self.gate.run(lambda: orjson.dumps(self.recommend(body)))
+            answer = await self.gate.run(lambda: orjson.dumps(self.recommend(body, scope[REQUEST_ID])))
         except OverloadedError:
             await overloaded(send)
         except TimeoutError:

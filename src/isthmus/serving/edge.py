@@ -16,6 +16,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("isthmus.serving")
+REQUEST_ID = "isthmus.request"  # where a request's scope has its id
 GUARDED = ("/v1/", "/metrics")
 
 
@@ -46,6 +47,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         started, status, request_id = perf_counter(), 500, uuid4().hex[:16]
+        scope[REQUEST_ID] = request_id
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             nonlocal status

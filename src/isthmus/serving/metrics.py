@@ -38,6 +38,9 @@ class Metrics:
         self.swaps = Counter(
             "isthmus_bundle_swaps", "Bundles taken into service, or refused.", ["outcome"], registry=self.registry
         )
+        self.unlogged = Counter(
+            "isthmus_log_rows_lost", "Rows of logs that could not be kept.", ["kind"], registry=self.registry
+        )
         self.held = Gauge(
             "isthmus_requests_held", "Requests that run or wait.", multiprocess_mode="livesum", registry=self.registry
         )

@@ -48,6 +48,7 @@ class RecommendRequest:
         exclude: items that are not to be answered.
         filters: conditions on item fields, all of which an answered item fulfils.
         explain: whether the answer has the weights of fields and of other domains, where the models have such.
+        ranked: whether the click model orders the list, where the bundle has one for the domain.
     """
 
     domain: str
@@ -58,6 +59,7 @@ class RecommendRequest:
     exclude: tuple[str, ...] = ()
     filters: tuple[Filter, ...] = ()
     explain: bool = False
+    ranked: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Recommendation:
         field_weights: with `explain`, how much retrieval lets of each user field through.
         bundle: version of the bundle.
         timings_ms: of each stage, and `total`.
+        request: the request's id, which feedback names.
+        experiment, variant: what the user takes part in; None: nothing.
     """
 
     domain: str
@@ -104,6 +108,9 @@ class Recommendation:
     field_weights: Mapping[str, float] | None
     bundle: str
     timings_ms: Mapping[str, float]
+    request: str | None = None
+    experiment: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)

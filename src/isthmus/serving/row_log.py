@@ -1,4 +1,4 @@
-"""A log of rows in Parquet files, each whole when it is seen; what cannot be written waits, and does not stop answers."""
+"""A log of rows in Parquet files, each whole when it is seen; what cannot be written waits."""
 
 import logging
 import os
@@ -21,12 +21,11 @@ MOST_HELD = 200_000
 class RowLog:
     """Rows of one kind, collected in memory and written to a new file at each flush.
 
-    A file has its kind, the time, the process and a random part in its name, so that workers share a folder. Rows that
-    came after the last flush are lost where the process is killed; those that could not be written are kept for the next
-    flush, the oldest dropped beyond `most_held`.
+    A file has its kind, the time, the process and a random part in its name, so that workers share a folder. Rows since
+    the last flush are lost where the process is killed; those that could not be written are kept for the next flush.
 
     Args:
-        on_lost: hears how many rows were dropped.
+        on_lost: hears how many rows were dropped because more than `most_held` waited; the oldest go first.
     """
 
     def __init__(
@@ -57,8 +56,7 @@ class RowLog:
                 rows, self._rows = self._rows, []
             if not rows:
                 return
-            now = datetime.now(UTC)
-            name = f"{self.kind}-{now:%Y%m%dT%H%M%S}-{os.getpid()}-{uuid4().hex[:8]}.parquet"
+            name = f"{self.kind}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{uuid4().hex[:8]}.parquet"
             try:
                 with new_file(self.folder / name) as temporary:
                     pq.write_table(pa.Table.from_pylist(rows, schema=self.schema), temporary)
@@ -66,7 +64,7 @@ class RowLog:
                 with self._lock:
                     self._rows = rows + self._rows
                     self._drop_oldest()
-                LOG.warning("rows not logged", extra={"fields": {"error": str(error), "kind": self.kind}})
+                LOG.warning("rows not logged yet", extra={"fields": {"error": str(error), "kind": self.kind}})
 
     def _drop_oldest(self) -> None:
         if (too_many := len(self._rows) - self.most_held) > 0:

@@ -101,7 +101,7 @@ class Service:
         excluded = self._excluded(domain, known, request)
         features = self._user_features(known, domain, request.context)
         read = clock()
-        ranks = self.is_ranked(name) and known.basis != "popular"
+        ranks = request.ranked and self.is_ranked(name) and known.basis != "popular"
         if known.basis == "popular":
             found = self.retriever.popular(domain, request.k, excluded)
         else:
