@@ -112,7 +112,7 @@ def test_without_a_folder_feedback_is_refused_and_without_files_there_is_nothing
     with pytest.raises(InputError, match="no impressions"):
         read_impressions(tmp_path)
     (tmp_path / "impressions-1.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="impressions-1[.]parquet: cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_impressions(tmp_path)
 
 
