@@ -36,7 +36,9 @@ def test_the_answer_is_that_of_the_framework(client: TestClient, body: dict[str,
     (framework,) = client.post("/v1/recommend/batch", json={"requests": [body]}).json()["answers"]
     assert direct.headers["content-type"] == "application/json"
     assert len(direct.headers["x-request-id"]) == 16
-    assert {**direct.json(), "timings_ms": None} == {**framework, "timings_ms": None}
+    own = {"timings_ms": None, "request": None}
+    assert direct.json()["request"] == direct.headers["x-request-id"]
+    assert {**direct.json(), **own} == {**framework, **own}
     assert len(direct.json()["items"]) > 3
 
 
