@@ -55,8 +55,10 @@ for _ in $(seq 60); do
 done
 [ -n "$is_ready" ] || { cat "$work/log" >&2; exit 1; }
 domain="$(ask /v1/domains | "$python" -c 'import json, sys; print(json.load(sys.stdin)["domains"][0]["name"])')"
-ask /v1/recommend "{\"domain\": \"$domain\", \"user\": \"nobody\", \"k\": 1}" | grep -q '"basis":"popular"'
-ask / | grep -q '<title>Isthmus'
+answer="$(ask /v1/recommend "{\"domain\": \"$domain\", \"user\": \"nobody\", \"k\": 1}")"
+grep -q '"basis":"popular"' <<<"$answer"
+page="$(ask /)"  # whole before grep reads: a grep that found its words would close the pipe under the asker
+grep -q '<title>Isthmus' <<<"$page"
 kill "$server"
 wait "$server" || [ $? -eq 143 ]
 server=""
