@@ -38,15 +38,20 @@ def run_jobs(jobs: Sequence[KeptJob], num_processes: int | None, say: Callable[[
     """Run what is not finished yet, side by side, each on one core.
 
     Args:
-        num_processes: how many at once; None: one a core.
+        num_processes: how many at once; None: one for each core that this process may use.
     """
     open_jobs = [job for job in jobs if not job.file.is_file()]
     if len(open_jobs) < len(jobs):
         say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are finished already")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        num_processes or os.cpu_count() or 1, mp_context=context, initializer=begin_worker, initargs=(os.getpid(),)
+        num_processes or num_cores(), mp_context=context, initializer=begin_worker, initargs=(os.getpid(),)
     ) as pool:
         waiting = {pool.submit(job.run): job for job in open_jobs}
         for number, done in enumerate(as_completed(waiting), start=1):
             say(f"[{number}/{len(open_jobs)}] {waiting[done]}: {done.result()}")
+
+
+def num_cores() -> int:
+    """How many cores this process may use: a container or `taskset` may leave it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -118,6 +118,7 @@ class TuneJob:
     row: Row
     problem: Problem
     search: Search
+    train_share: float
     folder: Path
 
     @property
@@ -135,11 +136,23 @@ Results = dict[tuple[str, str, str], list[RankingResult]]
 """By method, problem and target: the judged rows of each seed."""
 
 
-def tuned(rows: Sequence[Row], problem: Problem, out: Path, *, trials: int, say: Callable[[str], None]) -> list[Row]:
-    """The rows with the settings that do best on one problem's validation rows: as many trials for each, one seed."""
+def tuned(
+    rows: Sequence[Row],
+    problem: Problem,
+    out: Path,
+    *,
+    trials: int,
+    say: Callable[[str], None],
+    share: float = 1.0,
+) -> list[Row]:
+    """The rows with the settings that do best on one problem's validation rows: as many trials for each, one seed.
+
+    Args:
+        share: of the training rows, the share that trials are trained on.
+    """
     searched = [row for row in rows if row.search]
     jobs = [
-        TuneJob(row, problem, Search(trials=trials, space=dict(row.search)), out / "tuning" / row.folder)
+        TuneJob(row, problem, Search(trials=trials, space=dict(row.search)), share, out / "tuning" / row.folder)
         for row in searched
     ]
     run_jobs(jobs, None, say)
@@ -153,13 +166,19 @@ def tuned(rows: Sequence[Row], problem: Problem, out: Path, *, trials: int, say:
 def run_tuning(job: TuneJob) -> str:
     """Search one row's settings; gives those of the best trial."""
     settings = for_targets(job.row, job.row.settings, job.problem.targets)
+    settings = settings.model_copy(
+        update={"training": settings.training.model_copy(update={"train_share": job.train_share})}
+    )
     lines: list[str] = []
     best = tune(job.problem.dataset, job.folder, settings, job.search, say=lines.append)
     assert isinstance(best, RankingRunSettings)
-    # Targets belong to the problem, not to what was found.
+    # Targets and the share of the rows belong to the problem, not to what was found.
+    declared = job.row.settings.training
     found = best.model_copy(
         update={
-            "training": best.training.model_copy(update={"domains": job.row.settings.training.domains}),
+            "training": best.training.model_copy(
+                update={"domains": declared.domains, "train_share": declared.train_share}
+            ),
             "ranking": job.row.settings.ranking.model_validate(
                 best.ranking.model_dump() | only_targets(job.row.settings.ranking.model_dump())
             ),
