@@ -15,7 +15,7 @@ CODE := $(foreach folder,src tests experiments benchmarks examples,$(if $(wildca
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test check format bench bench-full peers browser build clean clean-all
+.PHONY: help setup demo test check format bench bench-full peers for-tests build clean clean-all
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,11 +28,11 @@ setup: $(INSTALLED)  ## make .venv from the lock file (once; again when the lock
 demo: $(INSTALLED)  ## prepare, train and evaluate end to end in a few minutes; ISTHMUS_DATA=DIR adds public data, SERVE=1 a page
 	$(BIN)/isthmus demo $(if $(ISTHMUS_DATA),--data "$(ISTHMUS_DATA)") $(if $(SERVE),--serve $(PORT))
 
-test: $(INSTALLED) browser  ## run the tests
+test: $(INSTALLED) for-tests  ## run the tests
 	$(BIN)/pytest -n $(TEST_WORKERS) -q
 
-browser:  # what tests show the page in; where it cannot be installed, those tests skip and say so
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || requirements/browser.sh
+for-tests:  # a browser and a Redis server; where they cannot be installed, tests of them skip and say so
+	@requirements/for_tests.sh
 
 check: $(INSTALLED)  ## everything that must hold before a change lands: format, lint, types, tests
 	$(BIN)/ruff format --check $(CODE)

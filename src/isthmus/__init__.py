@@ -289,7 +289,7 @@ def serve(
     port: int = 8000,
     workers: int = 1,
     token: str | None = None,
-    events: Path | None = None,
+    events: str | Path | None = None,
     retention_days: float = 30.0,
     num_threads: int = 1,
     queue: int = 32,
@@ -311,7 +311,7 @@ def serve(
     settings = ServeSettings(
         place,
         token=token,
-        events=events,
+        events=None if events is None else str(events),
         retention_days=retention_days,
         num_threads=num_threads,
         queue=queue,
@@ -340,7 +340,9 @@ def rollback(place: Path) -> str:
     return roll_back(place)
 
 
-def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False) -> Path:
+def reproduce(
+    name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False, trials: int | None = None
+) -> Path:
     """Make a published table again; gives the path of the report.
 
     Args:
@@ -351,38 +353,14 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bo
             models side by side, on `kg_books_movies`.
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
+        trials: of the search of each row's settings, where the experiment has one; 0: the settings as declared.
+
+    Raises:
+        InputError: the name is unknown, the data are not the experiment's, or `trials` is given and it has no search.
     """
-    match name:
-        case "adi-table-3":
-            from isthmus.experiments import adi_table_3
+    from isthmus.experiments.catalogue import reproduce as reproduce_experiment
 
-            return adi_table_3.reproduce(data, out, num_seeds=num_seeds, quick=quick)
-        case "cdanet-table-2" | "cdanet-table-7":
-            from isthmus.experiments import cdanet_pairs, cdanet_table_2
-
-            pair = cdanet_pairs.pair_in(data) if name == "cdanet-table-2" else None
-            if pair is not None:
-                return cdanet_pairs.reproduce(pair, data, out, num_seeds=num_seeds, quick=quick)
-            ablations = name == "cdanet-table-7"
-            return cdanet_table_2.reproduce(data, out, num_seeds=num_seeds, quick=quick, ablations=ablations)
-        case "cdanet-figure-3" | "cdanet-figure-4":
-            from isthmus.experiments import cdanet_figures
-
-            return cdanet_figures.reproduce(name, data, out, num_seeds=num_seeds, quick=quick)
-        case "cdanet-table-6":
-            from isthmus.experiments import cdanet_table_6
-
-            return cdanet_table_6.reproduce(data, out, num_seeds=num_seeds, quick=quick)
-        case "cdanet-figure-2":
-            from isthmus.experiments import cdanet_figure_2
-
-            return cdanet_figure_2.reproduce(data, out, num_seeds=num_seeds, quick=quick)
-        case _:
-            known = (
-                "adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3, "
-                "cdanet-figure-4"
-            )
-            raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
+    return reproduce_experiment(name, data, out, num_seeds=num_seeds, quick=quick, trials=trials)
 
 
 def demo(data: Path | None, out: Path) -> Path:

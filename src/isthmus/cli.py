@@ -168,6 +168,9 @@ def parser() -> argparse.ArgumentParser:
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
     verb["reproduce"].add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
     verb["reproduce"].add_argument("--quick", action="store_true", help="one seed of the main rows")
+    verb["reproduce"].add_argument(
+        "--trials", type=int, help="of the search of each ranking row (default: 8); 0: the declared settings"
+    )
 
     verb["demo"].add_argument("--data", type=Path, help="a folder of public data sets; without it, simulated data only")
     verb["demo"].add_argument(
@@ -216,7 +219,9 @@ def run_verb(given: argparse.Namespace) -> int:
         case "bundle" | "serve" | "publish" | "rollback":
             run_serving_verb(given)
         case "reproduce":
-            report = isthmus.reproduce(given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick)
+            report = isthmus.reproduce(
+                given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick, trials=given.trials
+            )
             print(f"{report}: written")
         case "demo":
             bundle = isthmus.demo(given.data, given.out)

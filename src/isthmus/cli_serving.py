@@ -91,7 +91,9 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--engine", choices=("eager", "onnx"), help="what computes the networks (default: onnx where the bundle has it)"
     )
-    verb.add_argument("--events", type=Path, metavar="FILE", help="keep recent events in this SQLite file")
+    verb.add_argument(
+        "--events", metavar="WHERE", help="keep recent events in this SQLite file, or at redis://HOST:PORT/DATABASE"
+    )
     verb.add_argument("--retention", type=float, default=30.0, metavar="DAYS", help="of events (default: 30)")
     verb.add_argument(
         "--experiment", type=Path, metavar="FILE", help="divide users among the variants of this YAML file"

@@ -272,7 +272,7 @@ def test_requests_side_by_side_have_the_answers_of_single_ones(bundle: Path) -> 
 
 
 def test_a_store_that_fails_is_said_and_does_not_look_like_a_success(bundle: Path, tmp_path: Path) -> None:
-    store = tmp_path / "events.sqlite"
+    store = str(tmp_path / "events.sqlite")
     with client(bundle, events=store) as opened:
         with sqlite3.connect(store) as other:
             other.execute("DROP TABLE event")
@@ -302,7 +302,7 @@ def test_an_overload_and_a_late_answer_say_when_to_ask_again(bundle: Path, monke
 
 
 def test_an_event_is_read_by_the_next_request_and_a_user_can_be_forgotten(bundle: Path, tmp_path: Path) -> None:
-    store = tmp_path / "events.sqlite"
+    store = str(tmp_path / "events.sqlite")
     new = {"domain": "shop", "user": "someone new", "k": 1000}
     with client(bundle, events=store) as first:
         before = first.post("/v1/recommend", json=new)
@@ -328,7 +328,7 @@ def test_an_event_is_read_by_the_next_request_and_a_user_can_be_forgotten(bundle
 
 def test_events_expire(bundle: Path, tmp_path: Path) -> None:
     now = 1_000_000.0
-    settings = ServeSettings(bundle, events=tmp_path / "events.sqlite", retention_days=1.0)
+    settings = ServeSettings(bundle, events=str(tmp_path / "events.sqlite"), retention_days=1.0)
     with TestClient(new_app(settings, clock=lambda: now)) as opened:
         opened.post("/v1/events", json={"events": [{"user": "n", "item": "i1", "domain": "shop"}]})
         for passed, basis in ((86_399, "recent_events"), (86_401, "popular")):

@@ -39,3 +39,12 @@ def test_the_compose_file_builds_the_container_that_serves() -> None:
     assert "USER isthmus" in recipe
     assert 'isthmus", "serve", "/bundle"' in recipe
     assert (ROOT / ".dockerignore").is_file()
+
+
+def test_events_in_redis_are_kept_as_the_server_asks() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "compose.redis.yaml").read_text())["services"]
+    where = services["isthmus"]["command"][-1]
+    assert where == "redis://redis:6379/0"
+    asked = services["redis"]["command"]
+    told = dict(zip(asked[1::2], asked[2::2], strict=True))
+    assert told == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}

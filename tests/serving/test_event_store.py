@@ -1,74 +1,200 @@
-"""The store of events: durable, shared, idempotent, and nothing of a forgotten user is left in it."""
+"""Every store of events: durable, shared, idempotent, and nothing of a forgotten user is left in it."""
 
+import logging
 import sqlite3
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import redis
+from tests.serving.running import redis_server
 
 from isthmus.errors import InputError
-from isthmus.serving.event_store import Event, EventStore
+from isthmus.serving.event_store import MOST_RECENT, Event, EventStore, EventsUnavailableError
+from isthmus.serving.stored_events import open_store
+
+Open = Callable[[], EventStore]
 
 
-def store(folder: Path, *, retention_s: float = 100.0) -> EventStore:
-    return EventStore(folder / "events.sqlite", retention_s=retention_s)
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as (url, _):
+        yield url
 
 
-def test_events_come_back_in_order_from_another_opening(tmp_path: Path) -> None:
-    assert store(tmp_path).add([Event("u", "i1", "a"), Event("v", "i9", "a"), Event("u", "i2", "b")], now=0.0) == 3
-    store(tmp_path).add([Event("u", "i1", "a")], now=0.0)
-    assert store(tmp_path).recent("u", now=1.0) == [("i1", "a"), ("i2", "b"), ("i1", "a")]
+@pytest.fixture(params=["file", "redis"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the same store each time."""
+    if request.param == "file":
+        where = str(tmp_path / "events.sqlite")
+    else:
+        where = request.getfixturevalue("redis_url")
+        with redis.Redis.from_url(where) as server:
+            server.flushdb()
+    return lambda: open_store(where, retention_s=100.0)
 
 
-def test_an_id_counts_once_and_a_failed_batch_leaves_nothing(tmp_path: Path) -> None:
-    opened = store(tmp_path)
-    assert opened.add([Event("u", "i1", "a", "x"), Event("u", "i2", "a", "x")], now=0.0) == 1
-    assert opened.add([Event("u", "i3", "a", "x")], now=0.0) == 0
+def test_events_come_back_in_order_from_another_opening(opened: Open) -> None:
+    assert opened().add([Event("u", "i1", "a"), Event("v", "i9", "a"), Event("u", "i2", "b")], now=0.0) == 3
+    opened().add([Event("u", "i1", "a")], now=0.0)
+    assert opened().recent("u", now=1.0) == [("i1", "a"), ("i2", "b"), ("i1", "a")]
+    assert opened().recent("w", now=1.0) == []
+
+
+def test_an_id_counts_once_and_a_failed_batch_leaves_nothing(opened: Open) -> None:
+    store = opened()
+    assert store.add([Event("u", "i1", "a", "x"), Event("u", "i2", "a", "x")], now=0.0) == 1
+    assert store.add([Event("u", "i3", "a", "x")], now=0.0) == 0
     with pytest.raises(UnicodeEncodeError):
-        opened.add([Event("u", "i4", "a"), Event("u", "\ud800", "a")], now=0.0)
-    assert opened.recent("u", now=0.0) == [("i1", "a")]
+        store.add([Event("u", "i4", "a"), Event("u", "\ud800", "a")], now=0.0)
+    assert store.recent("u", now=0.0) == [("i1", "a")]
 
 
-def test_an_event_is_read_until_its_retention_and_then_deleted(tmp_path: Path) -> None:
-    opened = store(tmp_path)
-    opened.add([Event("u", "i1", "a")], now=0.0)
-    opened.add([Event("u", "i2", "a")], now=50.0)
-    assert opened.recent("u", now=99.0) == [("i1", "a"), ("i2", "a")]
-    assert opened.recent("u", now=100.0) == [("i2", "a")]
-    assert opened.expire(now=100.0) == 1
-    assert opened.recent("u", now=99.0) == [("i2", "a")]
+def test_texts_come_back_as_they_are(opened: Open) -> None:
+    store, odd = opened(), [('i "1"/\\', "ä 東"), ("{isthmus}:user:v", "\x01")]
+    store.add([Event("u: {v}", item, domain, f"id {item}") for item, domain in odd], now=1e9 + 0.123456)
+    assert store.recent("u: {v}", now=1e9 + 1) == odd
 
 
-def test_a_forgotten_users_events_are_gone_from_the_file_too(tmp_path: Path) -> None:
-    opened = store(tmp_path)
-    opened.add([Event("u", "a-secret-item", "a"), Event("v", "i1", "a")], now=0.0)
-    assert opened.forget("u", now=0.0) == 1
-    assert (opened.is_forgotten("u"), opened.is_forgotten("v")) == (True, False)
-    assert opened.recent("u", now=0.0) == []
+def test_an_event_is_read_until_its_retention_and_then_deleted(opened: Open) -> None:
+    store = opened()
+    store.add([Event("u", "i1", "a")], now=0.0)
+    store.add([Event("u", "i2", "a")], now=50.0)
+    assert store.recent("u", now=99.0) == [("i1", "a"), ("i2", "a")]
+    assert store.recent("u", now=100.0) == [("i2", "a")]
+    assert store.expire(now=100.0) == 1
+    assert store.recent("u", now=99.0) == [("i2", "a")]
+
+
+def test_the_last_events_are_read_where_there_are_many(opened: Open) -> None:
+    store = opened()
+    for start in range(0, 300, 50):
+        store.add([Event("u", f"i{start + n}", "a", f"id{start + n}") for n in range(50)], now=0.0)
+    assert [item for item, _ in store.recent("u", now=1.0)] == [f"i{n}" for n in range(300 - MOST_RECENT, 300)]
+
+
+def test_a_forgotten_user_is_noted_and_starts_anew(opened: Open) -> None:
+    store = opened()
+    store.add([Event("u", "i1", "a", "x"), Event("v", "i1", "a")], now=0.0)
+    assert store.forget("u", now=0.0) == 1
+    assert (store.is_forgotten("u"), store.is_forgotten("v")) == (True, False)
+    assert store.recent("u", now=0.0) == []
+    assert store.recent("v", now=0.0) == [("i1", "a")]
+    assert store.add([Event("u", "i2", "a", "x")], now=0.0) == 1
+    assert store.recent("u", now=0.0) == [("i2", "a")]
+    assert opened().is_forgotten("u")
+
+
+def test_threads_write_side_by_side(opened: Open) -> None:
+    store = opened()
+    with ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(store.add, [Event("u", f"i{n}", "a")], now=0.0) for n in range(40)]:
+            assert future.result() == 1
+    assert {item for item, _ in store.recent("u", now=0.0)} == {f"i{n}" for n in range(40)}
+
+
+def test_nothing_of_a_forgotten_user_is_left_in_the_file(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "events.sqlite"), retention_s=100.0)
+    store.add([Event("u", "a-secret-item", "a"), Event("v", "i1", "a")], now=0.0)
+    store.forget("u", now=0.0)
     sqlite3.connect(tmp_path / "events.sqlite").execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert b"a-secret-item" not in (tmp_path / "events.sqlite").read_bytes()
-    opened.add([Event("u", "i2", "a")], now=0.0)
-    assert opened.recent("u", now=0.0) == [("i2", "a")]
-    assert opened.is_forgotten("u")
 
 
-def test_threads_write_side_by_side(tmp_path: Path) -> None:
-    opened = store(tmp_path)
-    with ThreadPoolExecutor(4) as threads:
-        for future in [threads.submit(opened.add, [Event("u", f"i{n}", "a")], now=0.0) for n in range(40)]:
-            assert future.result() == 1
-    assert {item for item, _ in opened.recent("u", now=0.0)} == {f"i{n}" for n in range(40)}
+def test_nothing_of_a_forgotten_user_is_left_in_redis(redis_url: str) -> None:
+    store = open_store(redis_url, retention_s=100.0)
+    with redis.Redis.from_url(redis_url) as server:
+        server.flushdb()
+        store.add([Event("u", f"i{n}", "a", f"id{n}") for n in range(MOST_RECENT + 5)], now=0.0)
+        assert len(server.keys("{isthmus}:id:*")) == MOST_RECENT
+        assert 0 < server.pttl("{isthmus}:user:u") <= 100_000
+        store.forget("u", now=0.0)
+        assert [key.decode() for key in server.keys("*")] == ["{isthmus}:forgotten"]
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "events.sqlite").write_text("no database " * 100)
+    file = tmp_path / "events.sqlite"
+    file.write_text("no database " * 100)
     with pytest.raises(InputError, match="not a usable store of events"):
-        store(tmp_path)
-    (tmp_path / "events.sqlite").unlink()
-    with sqlite3.connect(tmp_path / "events.sqlite") as other:
+        open_store(str(file), retention_s=100.0)
+    file.unlink()
+    with sqlite3.connect(file) as other:
         other.execute("CREATE TABLE mine (a)")
     other.close()
     with pytest.raises(InputError, match="not a store of events of this version"):
-        store(tmp_path)
+        open_store(str(file), retention_s=100.0)
     with pytest.raises(InputError, match="not a usable store of events"):
-        store(tmp_path / "no such folder")
+        open_store(str(tmp_path / "no such folder" / "file"), retention_s=100.0)
+
+
+def add_until_full(store: EventStore) -> None:
+    for n in range(100):
+        store.add([Event("u", "x" * 1000, "a", f"{n}-{m}") for m in range(5)], now=0.0)
+
+
+def test_a_full_disk_loses_no_event_and_the_store_goes_on_with_room(tmp_path: Path) -> None:
+    file = tmp_path / "events.sqlite"
+    store = open_store(str(file), retention_s=100.0)
+    store.add([Event("u", "i1", "a")], now=0.0)
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = max(f.stat().st_size for f in tmp_path.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written + 4096, before[1]))  # a write beyond fails, as on a full disk
+    try:
+        with pytest.raises(EventsUnavailableError, match=r"events\.sqlite"):
+            add_until_full(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = store.recent("u", now=1.0)
+    assert kept[0] == ("i1", "a")
+    assert (len(kept) - 1) % 5 == 0  # each batch whole or not at all
+    assert store.add([Event("u", "i2", "a")], now=0.0) == 1
+    assert open_store(str(file), retention_s=100.0).recent("u", now=1.0) == [*kept, ("i2", "a")]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("http://127.0.0.1:1", "http:// is no store known here"),
+        ("redis://127.0.0.1:1/0", "Redis at 127.0.0.1:1 does not answer"),
+        ("redis://:secret@127.0.0.1:port/0", "give redis://HOST:PORT/DATABASE"),
+        ("unix:///no/such/socket", "Redis at /no/such/socket does not answer"),
+    ],
+)
+def test_an_address_without_a_store_is_refused(where: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        open_store(where, retention_s=100.0)
+    assert "secret" not in str(raised.value)
+
+
+def test_redis_of_another_version_is_refused(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        server.flushdb()
+        server.set("{isthmus}:format", "9")
+        with pytest.raises(InputError, match="events of another version"):
+            open_store(redis_url, retention_s=100.0)
+        server.flushdb()
+
+
+def test_redis_that_stops_is_told_of_and_keeps_what_it_acknowledged(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as (url, process):
+        store = open_store(url, retention_s=100.0)
+        for n in range(20):
+            assert store.add([Event("u", f"i{n}", "a")], now=0.0) == 1
+        process.kill()
+        process.wait()
+        with pytest.raises(EventsUnavailableError, match="Redis at"):
+            store.recent("u", now=1.0)
+    with redis_server(tmp_path, port=int(url.split(":")[2].split("/")[0])):
+        assert [item for item, _ in store.recent("u", now=1.0)] == [f"i{n}" for n in range(20)]
+
+
+def test_redis_that_may_lose_events_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    less = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
+    with redis_server(tmp_path, *less) as (url, _), caplog.at_level(logging.WARNING):
+        open_store(url, retention_s=100.0)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "Redis may lose events that were acknowledged",
+        "Redis may evict events",
+    ]

@@ -31,7 +31,7 @@ ALLOWED = {200, 400, 404, 405, 422}
 def client(tiny_dataset: Dataset, labelled: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("fuzz")
     new_bundle(folder / "bundle", tiny_dataset, labelled)
-    asked = ServeSettings(folder / "bundle", events=folder / "events.sqlite", timeout_s=30.0)
+    asked = ServeSettings(folder / "bundle", events=str(folder / "events.sqlite"), timeout_s=30.0)
     with TestClient(new_app(asked), raise_server_exceptions=False) as opened:
         yield opened
 

@@ -13,10 +13,9 @@ from isthmus.errors import InputError
 from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
 from isthmus.experiments.cdanet_table_2 import (
     PAIR,
-    QUICK_TRIALS,
-    TRIALS,
     by_target,
     cold_problem,
+    default_trials,
     new_table,
 )
 from isthmus.experiments.ranking_grid import Row, run_grid, tuned
@@ -48,7 +47,14 @@ class Point:
 
 
 def reproduce(
-    figure: Figure, data: Path, out: Path, *, num_seeds: int, quick: bool = False, say: Callable[[str], None] = print
+    figure: Figure,
+    data: Path,
+    out: Path,
+    *,
+    num_seeds: int,
+    quick: bool = False,
+    trials: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Train and judge every point, and write its table and `figure.png`; gives the path of the table.
 
@@ -56,6 +62,7 @@ def reproduce(
         data: the folder of the Epinions files.
         num_seeds: of training; the users are those of Table 2's first draw.
         quick: the ends of every line, with two trials each.
+        trials: of each row's search; None: eight, or two where quick; 0: the settings as declared.
     """
     if num_seeds < 1:
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
@@ -63,7 +70,7 @@ def reproduce(
     problems = [cold_problem(data, out, target, 0, say) for target in PAIR]
     methods = SHARE_METHODS if figure == "cdanet-figure-3" else (FINE_TUNE, MAIN)
     wanted = [row for row in all_rows() if row.method in methods]
-    found = tuned(wanted, problems[0], out, trials=QUICK_TRIALS if quick else TRIALS, say=say)
+    found = tuned(wanted, problems[0], out, trials=default_trials(quick) if trials is None else trials, say=say)
     points = share_points(found, quick) if figure == "cdanet-figure-3" else weight_points(found, quick)
     rows = list({point.row.method: point.row for point in points}.values())
     results = run_grid(rows, [], problems, seeds, out, say)

@@ -79,22 +79,31 @@ def pair_in(data: Path) -> Pair | None:
 
 
 def reproduce(
-    pair: Pair, data: Path, out: Path, *, num_seeds: int, quick: bool = False, say: Callable[[str], None] = print
+    pair: Pair,
+    data: Path,
+    out: Path,
+    *,
+    num_seeds: int,
+    quick: bool = False,
+    trials: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Search, train and judge every row, and write a table a protocol; gives the path of the first.
 
     Args:
         data: the folder of the pair's files.
         quick: one seed of the main rows with the declared settings, not searched, and few epochs.
+        trials: of each row's search; None: eight, or none where quick; 0: the settings as declared.
     """
     if num_seeds < 1:
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
     seeds = range(1 if quick else num_seeds)
     problem = new_problem(pair, data, out, "matched", None, say)
     rows = [shortened(row) for row in pair_rows() if row.method in QUICK_METHODS] if quick else pair_rows()
-    if not quick:
-        searched = replace(problem, targets=problem.targets[:1])
-        rows = tuned(rows, searched, out, trials=TRIALS, say=say, share=SEARCH_SHARE)
+    searched = replace(problem, targets=problem.targets[:1])
+    rows = tuned(
+        rows, searched, out, trials=default_trials(quick) if trials is None else trials, say=say, share=SEARCH_SHARE
+    )
     has_clock = pair == "grocery_kitchen"
     simple = references(has_clock=has_clock)
     results = run_grid(rows, simple, [problem], seeds, out, say)
@@ -252,3 +261,8 @@ def by_target(method: str, problem: Problem, results: Results) -> list[dict[str,
     """For each seed, each target's metrics."""
     values = [[metrics_of(one) for one in results[method, problem.name, target]] for target in problem.targets]
     return [dict(zip(problem.targets, each, strict=True)) for each in zip(*values, strict=True)]
+
+
+def default_trials(quick: bool) -> int:
+    """How many settings are tried for each row."""
+    return 0 if quick else TRIALS

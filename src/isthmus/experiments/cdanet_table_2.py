@@ -52,6 +52,7 @@ def reproduce(
     num_seeds: int,
     quick: bool = False,
     ablations: bool = False,
+    trials: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Search, train and judge every row, and write a table a protocol; gives the path of the first.
@@ -60,6 +61,7 @@ def reproduce(
         data: the folder of the Epinions files.
         quick: one seed and split of the main rows, with two trials each.
         ablations: CDAnet without each of its parts instead of all methods.
+        trials: of each row's search; None: eight, or two where quick; 0: the settings as declared.
     """
     if num_seeds < 1:
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
@@ -70,7 +72,7 @@ def reproduce(
     wanted = [row for row in all_rows() if not quick or row.method in QUICK_ROWS]
     if ablations:
         wanted = [row for row in wanted if row.method in (FINE_TUNE, MAIN)]
-    rows = tuned(wanted, cold[0], out, trials=QUICK_TRIALS if quick else TRIALS, say=say)
+    rows = tuned(wanted, cold[0], out, trials=default_trials(quick) if trials is None else trials, say=say)
     if ablations:
         rows += ablation_rows(next(row for row in rows if row.method == MAIN))
     else:
@@ -195,3 +197,8 @@ def in_words(method: str, control: str, problems: Sequence[Problem], results: Re
     test = paired(sum(differences) / len(differences), torch.stack(samples).mean(0))
     difference = test.difference
     return f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], p {test.p_value:.3f}"
+
+
+def default_trials(quick: bool) -> int:
+    """How many settings are tried for each row."""
+    return QUICK_TRIALS if quick else TRIALS

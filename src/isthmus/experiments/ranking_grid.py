@@ -13,6 +13,7 @@ from typing import Any
 
 from isthmus.api import train
 from isthmus.data.dataset import Dataset
+from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, ranking_metrics
 from isthmus.evaluation.ranking_references import RankingReference, reference_logits
 from isthmus.evaluation.ranking_summary import SavedRanking, load_ranking, save_ranking
@@ -148,9 +149,15 @@ def tuned(
     """The rows with the settings that do best on one problem's validation rows: as many trials for each, one seed.
 
     Args:
+        trials: 0: the rows as they are.
         share: of the training rows, the share that trials are trained on.
+
+    Raises:
+        InputError: `trials` is below 0.
     """
-    searched = [row for row in rows if row.search]
+    if trials < 0:
+        raise InputError(f"trials: {trials} is below 0")
+    searched = [row for row in rows if row.search and trials]
     jobs = [
         TuneJob(row, problem, Search(trials=trials, space=dict(row.search)), share, out / "tuning" / row.folder)
         for row in searched

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBo
 from isthmus.serving.direct import Direct
 from isthmus.serving.edge import REQUEST_ID, Edge
 from isthmus.serving.engines import Engine
-from isthmus.serving.event_store import Event, EventStore
+from isthmus.serving.event_store import Event, EventStore, EventsUnavailableError
 from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.host import Host
@@ -30,6 +29,7 @@ from isthmus.serving.metrics import Metrics
 from isthmus.serving.pages import add_page
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem, UnknownItemError
 from isthmus.serving.service import MOST_ITEMS, Service
+from isthmus.serving.stored_events import StoredEvents, open_store, unavailable
 from isthmus.serving.trial import Trial
 from isthmus.serving.view import domain_number
 
@@ -45,7 +45,7 @@ class ServeSettings:
     Attributes:
         place: the bundle, or the folder whose pointer names it.
         token: what requests to /v1 and /metrics must bear; None: anyone who reaches the port may ask.
-        events: the file that keeps recent events; None: none are taken.
+        events: the file or the address of Redis that keeps recent events; None: none are taken.
         retention_days: how long an event counts.
         num_threads, queue, timeout_s: requests computed at a time, how many more may wait, and how long.
         max_body_bytes: of one request.
@@ -59,7 +59,7 @@ class ServeSettings:
 
     place: Path
     token: str | None = None
-    events: Path | None = None
+    events: str | None = None
     retention_days: float = 30.0
     num_threads: int = 1
     queue: int = 32
@@ -71,20 +71,6 @@ class ServeSettings:
     engine: Engine | None = None
     experiment: Experiment | None = None
     log_folder: Path | None = None
-
-
-@dataclass(frozen=True)
-class StoredEvents:
-    """A store as the service reads it: now is the system's clock."""
-
-    store: EventStore
-    clock: Callable[[], float]
-
-    def recent(self, user: str) -> Sequence[tuple[str, str]]:
-        return self.store.recent(user, now=self.clock())
-
-    def is_forgotten(self, user: str) -> bool:
-        return self.store.is_forgotten(user)
 
 
 @dataclass(frozen=True)
@@ -143,7 +129,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     metrics = Metrics(settings.shared_metrics)
     store = None
     if settings.events is not None:
-        store = EventStore(settings.events, retention_s=settings.retention_days * DAY_S)
+        store = open_store(settings.events, retention_s=settings.retention_days * DAY_S)
     events = None if store is None else StoredEvents(store, clock)
     host = Host(
         settings.place,
@@ -307,12 +293,14 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
 def _add_events(app: FastAPI, host: Host, gate: Gate, store: EventStore | None, clock: Callable[[], float]) -> None:
     def required() -> EventStore:
         if store is None:
-            raise InputError("events are not kept here; start the service with --events FILE")
+            raise InputError(
+                "events are not kept here; start the service with --events FILE or redis://HOST:PORT/DATABASE"
+            )
         return store
 
     @app.post("/v1/events")
     async def add_events(body: EventsBody) -> dict[str, int]:
-        """What users took now. Once answered, the events are on disk and the user's next request reads them."""
+        """What users took now. Once answered, the events are in the store and the user's next request reads them."""
         kept, dataset = required(), host.service.view.dataset
         events = []
         for event in body.events:
@@ -359,10 +347,9 @@ def _add_errors(app: FastAPI) -> None:
     async def late(_: Request, __: TimeoutError) -> JSONResponse:
         return error(503, "timed_out", "the answer took too long; ask again", {"retry-after": "1"})
 
-    @app.exception_handler(sqlite3.Error)
-    async def storeless(_: Request, raised: sqlite3.Error) -> JSONResponse:
-        LOG.error("events unavailable", extra={"fields": {"error": str(raised)}})
-        return error(503, "events_unavailable", "the store of events does not answer; ask again", {"retry-after": "1"})
+    @app.exception_handler(EventsUnavailableError)
+    async def storeless(_: Request, raised: EventsUnavailableError) -> JSONResponse:
+        return error(503, *unavailable(raised), {"retry-after": "1"})
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from isthmus.errors import InputError
 from isthmus.serving.bodies import RecommendBody
 from isthmus.serving.edge import REQUEST_ID, App, Receive, Scope, Send, refuse
+from isthmus.serving.event_store import EventsUnavailableError
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.requests import Recommendation
+from isthmus.serving.stored_events import unavailable
 
 PATH = "/v1/recommend"
 AGAIN = ((b"retry-after", b"1"),)
@@ -59,6 +61,8 @@ class Direct:
             await overloaded(send)
         except TimeoutError:
             await refuse(send, 503, "timed_out", "the answer took too long; ask again", AGAIN)
+        except EventsUnavailableError as error:
+            await refuse(send, 503, *unavailable(error), AGAIN)
         except (ValidationError, InputError):
             await self.app(scope, replay, send)  # type: ignore[arg-type]
         else:

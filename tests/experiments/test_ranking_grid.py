@@ -1,0 +1,46 @@
+"""The search of rows' settings: none where none is asked for, on a share of the training rows where that is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isthmus.data.dataset import Dataset
+from isthmus.errors import InputError
+from isthmus.experiments.catalogue import reproduce
+from isthmus.experiments.cdanet_rows import all_rows
+from isthmus.experiments.ranking_grid import Problem, Row, tuned
+
+
+@pytest.fixture
+def row(labelled: Dataset) -> Row:
+    """An MLP on the first domain alone, two epochs."""
+    row = all_rows(None)[0]
+    training = row.settings.training.model_copy(update={"epochs": 2, "batch_size": 64})
+    settings = row.settings.model_copy(update={"training": training})
+    return Row(row.method, row.group, settings, row.is_single, row.search)
+
+
+def test_no_trial_leaves_the_rows_as_declared(row: Row, labelled: Dataset, tmp_path: Path) -> None:
+    problem = Problem("p", labelled.path, labelled.schema.domain_names[:1])
+    assert tuned([row], problem, tmp_path, trials=0, say=lambda _: None) == [row]
+    assert not (tmp_path / "tuning").exists()
+    with pytest.raises(InputError, match="trials: -1 is below 0"):
+        tuned([row], problem, tmp_path, trials=-1, say=lambda _: None)
+
+
+def test_trials_are_trained_on_the_share_and_what_is_found_is_for_all_rows(
+    row: Row, labelled: Dataset, tmp_path: Path
+) -> None:
+    problem = Problem("p", labelled.path, labelled.schema.domain_names[:1])
+    (found,) = tuned([row], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
+    (value,) = tmp_path.glob("tuning/*/trials/0/value.json")
+    trial = json.loads(value.read_text())["settings"]["training"]
+    assert (trial["train_share"], trial["domains"]) == (0.5, [problem.targets[0]])
+    assert found.settings.training.train_share == 1.0
+    assert found.settings.training.learning_rate == trial["learning_rate"] != row.settings.training.learning_rate
+
+
+def test_trials_of_an_experiment_without_a_search_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="adi-table-3 has no search"):
+        reproduce("adi-table-3", tmp_path, tmp_path, num_seeds=1, quick=False, trials=4)
