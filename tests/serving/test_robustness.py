@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from socket import create_server
 from time import monotonic, sleep
 
 import httpx2
@@ -73,6 +74,22 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(place: 
         assert num_answered > 0
         for _ in range(20):
             assert client.post("/v1/recommend", json=BODY).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_supervisor_that_is_killed_and_the_port_is_free(place: Path, tmp_path: Path) -> None:
+    with serving(place, tmp_path / "log", "--workers", "2") as (client, process):
+        left = workers_of(process.pid)
+        port = client.base_url.port
+        process.kill()
+        process.wait()
+    ends = monotonic() + RESTART_S
+    while any(Path(f"/proc/{worker}").exists() for worker in left) and monotonic() < ends:
+        sleep(0.1)
+    assert len(left) == 2
+    assert not [worker for worker in left if Path(f"/proc/{worker}").exists()]
+    with create_server(("127.0.0.1", port)):
+        pass
 
 
 @pytest.mark.parametrize("name", ["retrieval/user.safetensors", "retrieval/corpus/0/items.safetensors"])

@@ -199,14 +199,21 @@ def test_a_given_history_stands_in_for_a_user(retrieval_only: Service, tiny_data
     assert (unknown.basis, unknown.unknown_items) == ("popular", ("zzz",))
 
 
-def test_an_explanation_weighs_fields_and_other_domains(ranked: Service) -> None:
+def test_an_explanation_weighs_fields_other_domains_and_experts(ranked: Service) -> None:
     answer = ranked.recommend(RecommendRequest("shop", user="u3", k=3, explain=True))
     assert answer.field_weights is not None
     assert set(answer.field_weights) == {"user_id", "history"}
     assert all(0 < weight < 1 for weight in answer.field_weights.values())
     gates = [item.other_domains for item in answer.items]
     assert all(gate is not None and set(gate) == {"video", "news"} for gate in gates)
-    assert ranked.recommend(RecommendRequest("shop", user="u3", k=3)).items[0].other_domains is None
+    for item in answer.items:
+        assert item.part_weights is not None
+        assert set(item.part_weights) == {"expert 1", "expert 2"}
+        assert sum(item.part_weights.values()) == pytest.approx(1)
+    assert answer.part_weights is None  # retrieval's tower has no network
+    plain = ranked.recommend(RecommendRequest("shop", user="u3", k=3))
+    assert plain.items[0].other_domains is None
+    assert plain.items[0].part_weights is None
 
 
 def test_an_answer_says_its_bundle_and_its_stages(ranked: Service) -> None:

@@ -29,6 +29,15 @@ class ConcatFusion(nn.Module):
         self.own_specific_gates = nn.ModuleList(nn.Linear(indicator_dim, width, bias=False) for _ in range(num_domains))
         self.own_shared_gates = nn.ModuleList(nn.Linear(indicator_dim, width, bias=False) for _ in range(num_domains))
 
+    def gates(
+        self, domain: int, indicator: DomainIndicator
+    ) -> tuple[Float[Tensor, " dim_or_1"], Float[Tensor, " dim_or_1"]]:
+        """What a domain's rows let through of each specific and of each shared unit."""
+        f_domain = indicator(domain)
+        specific: Tensor = self.own_specific_gates[domain](f_domain).sigmoid()
+        shared: Tensor = self.own_shared_gates[domain](f_domain).sigmoid()
+        return specific, shared
+
     def forward(
         self,
         specific: Float[Tensor, "batch dim"],
@@ -37,9 +46,8 @@ class ConcatFusion(nn.Module):
         domain_slices: DomainSlices,
     ) -> Float[Tensor, "batch fused"]:
         def run(domain: int, specific: Tensor, shared: Tensor) -> Tensor:
-            f_domain = indicator(domain)
-            gated_specific = self.own_specific_gates[domain](f_domain).sigmoid() * specific
-            gated_shared = self.own_shared_gates[domain](f_domain).sigmoid() * shared
+            specific_gate, shared_gate = self.gates(domain, indicator)
+            gated_specific, gated_shared = specific_gate * specific, shared_gate * shared
             return torch.cat((gated_specific, gated_specific * gated_shared, gated_shared), dim=1)
 
         return by_domain(run, domain_slices, specific, shared, width=(self.out_dim,))
@@ -60,6 +68,13 @@ class SumFusion(nn.Module):
         self.own_gates = nn.ModuleList(nn.Linear(indicator_dim, width, bias=False) for _ in range(num_domains))
         self.shared_bias = nn.Parameter(torch.zeros(width))
 
+    def gates(
+        self, domain: int, indicator: DomainIndicator
+    ) -> tuple[Float[Tensor, " dim_or_1"], Float[Tensor, " dim_or_1"]]:
+        """A domain's weight of each specific unit, and of each shared one: the rest to 1."""
+        weight = (self.own_gates[domain](indicator(domain)) + self.shared_bias).sigmoid()
+        return weight, 1 - weight
+
     def forward(
         self,
         specific: Float[Tensor, "batch dim"],
@@ -68,8 +83,8 @@ class SumFusion(nn.Module):
         domain_slices: DomainSlices,
     ) -> Float[Tensor, "batch fused"]:
         def run(domain: int, specific: Tensor, shared: Tensor) -> Tensor:
-            weight = (self.own_gates[domain](indicator(domain)) + self.shared_bias).sigmoid()
-            mixed: Tensor = weight * specific + (1 - weight) * shared
+            specific_gate, shared_gate = self.gates(domain, indicator)
+            mixed: Tensor = specific_gate * specific + shared_gate * shared
             return mixed
 
         return by_domain(run, domain_slices, specific, shared, width=(self.out_dim,))

@@ -117,10 +117,14 @@ class Extractor(nn.Module):
         latent = by_domain(run, domain_slices, x, width=(self.out_dim,))
         return latent.relu()
 
+    def backbone_of(self, domain: int) -> BackboneModule:
+        """What one domain's rows pass."""
+        passed = self.own_extractors[self.own_domains.index(domain)] if domain in self.own_domains else self.shared
+        return cast(BackboneModule, passed)
+
     def copy_for(self, domain: int) -> "Extractor":
         """A copy of what one domain's rows pass, without the extractors that they do not."""
-        passed = self.own_extractors[self.own_domains.index(domain)] if domain in self.own_domains else self.shared
-        return Extractor(cast(BackboneModule, deepcopy(passed)), {}, self.out_dim)
+        return Extractor(deepcopy(self.backbone_of(domain)), {}, self.out_dim)
 
 
 class TranslationNetwork(nn.Module):
@@ -172,11 +176,15 @@ class TranslationNetwork(nn.Module):
         assert isinstance(own, nn.ModuleList)
         return [translator for translator in own if isinstance(translator, Translator)]
 
+    def extractor_input(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch in_dim"]:
+        """The embedded fields of each row (eq. 1)."""
+        x: Tensor = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
+        return x
+
     def latent(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
         """z of each row (eq. 1, 2)."""
         assert domain_slices.num_domains == self.num_domains
-        x = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
-        z: Tensor = self.extractor(x, domain_slices)
+        z: Tensor = self.extractor(self.extractor_input(features, domain_slices), domain_slices)
         return z
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
@@ -237,6 +245,11 @@ class AugmentationNetwork(nn.Module):
         _, _, logit = self._read(features, domain_slices)
         return logit
 
+    def extractor_input(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch in_dim"]:
+        """The embedded fields of each row (eq. 8)."""
+        x: Tensor = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
+        return x
+
     def gate_weights(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch other"]:
         """How much of each translated vector a row's augmentation sees; 1 without a gate."""
         if self.gate is None:
@@ -254,8 +267,7 @@ class AugmentationNetwork(nn.Module):
         """z, W z by every translator, and the logit: all that scoring needs, which asks for no way back."""
         rows = domain_slices[self.target]
         assert rows.stop - rows.start == domain_slices.num_rows, "rows of another domain than the target"
-        x = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
-        z: Tensor = self.extractor(x, domain_slices)
+        z: Tensor = self.extractor(self.extractor_input(features, domain_slices), domain_slices)
         translated = [translator(z) for translator in self._own_translators()]
         gates = self.gate_weights(z)
         seen = translated if self.gate is None else [one * gates[:, k : k + 1] for k, one in enumerate(translated)]

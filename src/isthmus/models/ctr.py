@@ -121,9 +121,14 @@ class CTRModel(nn.Module):
             self.indicator = DomainIndicator(num_domains, AUXILIARY_DIM)
             self.auxiliary = PredictionTowers(1, in_dim + AUXILIARY_DIM, (AUXILIARY_DIM,), NoNorm, 0.0)
 
+    def backbone_input(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch in_dim"]:
+        """What the backbone reads of each row."""
+        x: Tensor = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
+        return x
+
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         assert domain_slices.num_domains == self.num_domains
-        x = self.dropout(side_by_side(self.embedding(features, domain_slices), self.products))
+        x = self.backbone_input(features, domain_slices)
         everything = DomainSlices((0, domain_slices.num_rows))
         z = self.backbone(x, domain_slices).relu()
         logit: Tensor = self.towers(z, domain_slices if self.tower_by_domain else everything)

@@ -129,7 +129,8 @@ class PlugInModel(nn.Module):
         self.extractor.eval()
         return self
 
-    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+    def backbone_input(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch in_dim"]:
+        """The embedded fields of each row, the user's with what is known of the user plugged in."""
         with torch.no_grad():
             knowledge = self.extractor.knowledge(features, domain_slices)
         fields = self.dropout(self.embedding(features, domain_slices))
@@ -138,6 +139,9 @@ class PlugInModel(nn.Module):
         gate = self.gate(torch.cat([user, knowledge], dim=1)).sigmoid()
         user = user + gate * self.projection(self.plug_in(knowledge, domain_slices))
         products = [] if self.products is None else [self.products(fields)]
-        z = self.backbone(torch.cat([user, rest, *products], dim=1), domain_slices).relu()
+        return torch.cat([user, rest, *products], dim=1)
+
+    def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        z = self.backbone(self.backbone_input(features, domain_slices), domain_slices).relu()
         logit: Tensor = self.towers(z, domain_slices)
         return logit

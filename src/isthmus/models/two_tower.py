@@ -88,6 +88,14 @@ class Tower(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Features, domain_slices: DomainSlices) -> Float[Tensor, "batch dim"]:
+        fields = self.adapted_fields(features, domain_slices)
+        if self.backbone is None:
+            return fields.sum(dim=1)
+        latent: Tensor = self.backbone(fields.flatten(start_dim=1), domain_slices)
+        return fields.sum(dim=1) + latent if self.is_residual else latent
+
+    def adapted_fields(self, features: Features, domain_slices: DomainSlices) -> Float[Tensor, "batch field dim"]:
+        """The embedded fields as the domain's adaptation lets them through."""
         fields: Tensor = self.embedding(features, domain_slices)
         if self.indicator is not None:
             own = [self.indicator(domain).expand(rows.stop - rows.start, 1, -1) for domain, rows in domain_slices]
@@ -95,10 +103,7 @@ class Tower(nn.Module):
         fields = self.dropout(fields)
         if self.adaptation is not None:
             fields = self.adaptation(fields, domain_slices)
-        if self.backbone is None:
-            return fields.sum(dim=1)
-        latent: Tensor = self.backbone(fields.flatten(start_dim=1), domain_slices)
-        return fields.sum(dim=1) + latent if self.is_residual else latent
+        return fields
 
 
 class TwoTower(nn.Module):

@@ -16,6 +16,7 @@ from isthmus.data.features import ALL_SIDES, FeatureReader, ranking_sizes, table
 from isthmus.domains import DomainSlices
 from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet
+from isthmus.models.explanation import by_row, parts_of_ranker
 from isthmus.models.ranker import new_ranker
 from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
 from isthmus.serving.engines import EagerRowScorer, Engine, OnnxRowScorer, RowScorer
@@ -45,12 +46,18 @@ class RankRequest:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Probability and logit of each item, which items the model knows, and what CDAnet's gate lets through."""
+    """Probability and logit of each item, which items the model knows, and, where asked for, what its gates say.
+
+    Attributes:
+        gates: of each item, how much CDAnet's gate lets of each other domain through.
+        parts: of each item, the weight of each part of the network.
+    """
 
     probability: Float[np.ndarray, " item"]
     logit: Float[np.ndarray, " item"]
     is_known: tuple[bool, ...]
     gates: tuple[dict[str, float], ...] | None
+    parts: tuple[dict[str, float], ...] | None
 
 
 class ClickRanker:
@@ -106,9 +113,10 @@ class ClickRanker:
         slices = DomainSlices.single(domain, len(item_row), len(view.names))
         logit = self.scorer(features, domain)
         gates = self._gates(features, slices, domain) if with_gates else None
+        parts = parts_of_ranker(self.model, features, slices, domain) if with_gates else None
         known = tuple((item_row > 0).tolist())
         corrected = corrected_for_sampling(logit.double(), slices.row_domain(), self.kept_shares)
-        return Ranked(corrected.sigmoid().numpy(), corrected.float().numpy(), known, gates)
+        return Ranked(corrected.sigmoid().numpy(), corrected.float().numpy(), known, gates, by_row(parts))
 
     def _features(
         self, request: RankRequest, domain: int, user_row: int, item_row: Int[np.ndarray, " item"]
@@ -190,7 +198,6 @@ class ClickRanker:
         assert isinstance(network, AugmentationNetwork)
         if network.gate is None:
             return None
-        x = network.embedding(features, slices).flatten(start_dim=1)
-        weights = network.gate_weights(network.extractor(x, slices))
+        weights = network.gate_weights(network.extractor(network.extractor_input(features, slices), slices))
         others = [name for number, name in enumerate(self.view.names) if number != domain]
         return tuple(dict(zip(others, row, strict=True)) for row in weights.tolist())

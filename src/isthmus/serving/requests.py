@@ -70,6 +70,7 @@ class RecommendedItem:
         score: what the list is in order of: see `Recommendation.ordered_by`.
         retrieval_score, retrieval_rank: what retrieval says, and its place there from 1; None of a popular item.
         other_domains: with `explain`, how much the click model takes from each other domain.
+        part_weights: with `explain`, how the click model's gates weigh the parts of its network for this item.
     """
 
     item: str
@@ -79,6 +80,7 @@ class RecommendedItem:
     retrieval_score: float | None = None
     retrieval_rank: int | None = None
     other_domains: Mapping[str, float] | None = None
+    part_weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Recommendation:
         num_matching: items of the domain that may be answered: not taken, not excluded, through the filters.
         unknown_items: items of the given history that retrieval does not know, and that were left out.
         field_weights: with `explain`, how much retrieval lets of each user field through.
+        part_weights: with `explain`, how the gates of retrieval's user tower weigh the parts of its network.
         bundle: version of the bundle.
         timings_ms: of each stage, and `total`.
         request: the request's id, which feedback names.
@@ -111,6 +114,7 @@ class Recommendation:
     request: str | None = None
     experiment: str | None = None
     variant: str | None = None
+    part_weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from isthmus.domains import DomainSlices
 from isthmus.index.exact import ExactIndex
 from isthmus.index.faiss_ivf import IVFIndex
 from isthmus.index.hnsw import HNSWIndex
+from isthmus.models.explanation import by_row, parts_of_tower
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.models.user_tower import field_weights, new_user_tower
 from isthmus.serving.bundle_files import CorpusRecord, load_tensors, load_weights
@@ -137,6 +138,13 @@ class Retriever:
             return None
         names = self.sizes.names if self.tower.indicator is None else (*self.sizes.names, "domain")
         return dict(zip(names, weights[0].tolist(), strict=True))
+
+    @torch.inference_mode()
+    def part_weights(self, features: Features, domain: int) -> dict[str, float] | None:
+        """The weight of each part of the user's network; None where it has no gates."""
+        parts = parts_of_tower(self.tower, features, DomainSlices.single(domain, 1, self.num_domains))
+        named = by_row(parts)
+        return None if named is None else named[0]
 
 
 def _open_index(

@@ -2,10 +2,15 @@
 
 import json
 import logging
+import os
+import signal
 import sys
 from datetime import UTC, datetime
 from functools import partial
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from socket import AF_INET, AF_INET6, create_server
+from threading import Thread
 
 import torch
 import uvicorn
@@ -65,7 +70,15 @@ def new_worker(settings: ServeSettings) -> Edge:
     """The application of one process; requests run side by side rather than the parts of one."""
     log_json()
     torch.set_num_threads(1)
+    if (supervisor := parent_process()) is not None:
+        Thread(target=stop_after, args=(supervisor,), daemon=True).start()
     return new_app(settings)
+
+
+def stop_after(supervisor: BaseProcess) -> None:
+    """Stop in order once the supervisor is gone, killed perhaps: nobody else would, and the port would stay taken."""
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def log_json() -> None:

@@ -129,6 +129,7 @@ class Service:
             unknown_items=unknown,
             field_weights=self.retriever.field_weights(features, domain) if request.explain else None,
             bundle=self.manifest.version,
+            part_weights=self.retriever.part_weights(features, domain) if request.explain else None,
             timings_ms={n: round(1000 * s, 3) for n, s in {**stages, "total": shown - started}.items()},
         )
 
@@ -249,15 +250,25 @@ class Service:
     ) -> tuple[RecommendedItem, ...]:
         """The items at some places of what was found, in that order."""
         scores = found.score if ranked is None else ranked.probability
-        gates = [None] * len(places) if ranked is None or ranked.gates is None else [ranked.gates[p] for p in places]
+        gates = _at(places, None if ranked is None else ranked.gates)
+        parts = _at(places, None if ranked is None else ranked.parts)
         retrieved: Sequence[float | None] = found.score[places].tolist()
         ranks: Sequence[int | None] = (places + 1).tolist()
         if known.basis == "popular":
             retrieved = ranks = [None] * len(places)
-        columns = (*self._shown(found.item_row[places], domain), scores[places].tolist(), retrieved, ranks, gates)
+        columns = (
+            *self._shown(found.item_row[places], domain),
+            scores[places].tolist(),
+            retrieved,
+            ranks,
+            gates,
+            parts,
+        )
         return tuple(
-            RecommendedItem(text, title, score, attributes, retrieval_score, rank, other_domains)
-            for text, title, attributes, score, retrieval_score, rank, other_domains in zip(*columns, strict=True)
+            RecommendedItem(text, title, score, attributes, retrieval_score, rank, other_domains, part_weights)
+            for text, title, attributes, score, retrieval_score, rank, other_domains, part_weights in zip(
+                *columns, strict=True
+            )
         )
 
     def _shown(
@@ -306,6 +317,13 @@ def open_service(
         of_ranker = dataset if is_same else Dataset.open(folder / manifest.ranking.data)
         ranker = ClickRanker(folder, manifest.ranking, of_ranker, chosen)
     return Service(manifest, retriever, view, ranker, events=events)
+
+
+def _at(
+    places: Int[np.ndarray, " place"], weights: Sequence[dict[str, float]] | None
+) -> Sequence[dict[str, float] | None]:
+    """What stands at some places; None at each where there is nothing."""
+    return [None] * len(places) if weights is None else [weights[place] for place in places]
 
 
 def _order(basis: Basis, is_ranked: bool) -> Order:

@@ -138,7 +138,9 @@ function weights(title, named) {
 
 function why(answer, shown) {
   const parts = answer.field_weights ? weights("How much retrieval lets of each user field through", answer.field_weights) : [];
+  if (answer.part_weights) parts.push(...weights("Parts of retrieval's network for this user", answer.part_weights));
   for (const item of answer.items.slice(0, shown)) {
+    if (item.part_weights) parts.push(...weights(`${item.title ?? item.item}: parts of the click model`, item.part_weights));
     if (item.other_domains) parts.push(...weights(`${item.title ?? item.item}: taken from other domains`, item.other_domains));
   }
   if (!parts.length) parts.push(element("p", { text: "These models have no gates that would tell." }));
