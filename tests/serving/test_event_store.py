@@ -1,6 +1,7 @@
 """Every store of events: durable, shared, idempotent, and nothing of a forgotten user is left in it."""
 
 import logging
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,17 @@ def test_redis_that_stops_is_told_of_and_keeps_what_it_acknowledged(tmp_path: Pa
             store.recent("u", now=1.0)
     with redis_server(tmp_path, port=int(url.split(":")[2].split("/")[0])):
         assert [item for item, _ in store.recent("u", now=1.0)] == [f"i{n}" for n in range(20)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process as POSIX does")
+def test_redis_that_hangs_is_told_of_and_may_go_on(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as (url, process):
+        store = open_store(url, retention_s=100.0)
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(EventsUnavailableError, match="Timeout"):
+            store.is_forgotten("u")
+        process.send_signal(signal.SIGCONT)
+        assert not store.is_forgotten("u")
 
 
 def test_redis_that_may_lose_events_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

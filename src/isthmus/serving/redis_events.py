@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from isthmus.errors import InputError
 from isthmus.serving.event_store import MOST_RECENT, Event, EventsUnavailableError
 
 PREFIX = "{isthmus}:"  # braces: all keys in one slot, so that a script may touch several of them in a cluster
 FORMAT = b"1"
-ANSWER_S = 2.0
+ANSWER_S = 1.0
 LOG = logging.getLogger("isthmus.serving")
 
 # An entry of a user's list is {user's item, domain, time, id}; what leaves the list takes its id's key with it.
@@ -78,7 +80,13 @@ class RedisEvents:
     def __init__(self, url: str, *, retention_s: float) -> None:
         self.retention_s = retention_s
         try:
-            self._redis = redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_timeout=ANSWER_S,
+                socket_connect_timeout=ANSWER_S,
+                # once more where a connection has gone stale, not where the server is slow: requests wait meanwhile
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            )
         except ValueError as error:
             raise InputError(f"--events: {error}; give redis://HOST:PORT/DATABASE, or a file") from error
         pool = self._redis.connection_pool.connection_kwargs
