@@ -37,8 +37,8 @@ SETTINGS = RankingRunSettings(
 
 def rank_retrieved(dataset: Dataset, run: Run, out: Path) -> None:
     """Train CDAnet on retrieved lists in `out`, re-rank those of the other users, and print what changed."""
-    print("\nranking: no one was shown anything in this data, so labels are made: 1 bought in training, 0 retrieved")
-    print("but not bought in training, with retrieval's own score as a feature;")
+    print("\nranking: no one was shown anything in this data, so labels are made: 1 bought in training and scored high")
+    print("enough to be retrieved, 0 retrieved but not bought in training, with retrieval's own score as a feature;")
     print("half of the users train the ranker, the others' lists are re-ranked")
     retrieved = out / "retrieved.parquet"
     out.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_log(dataset: Dataset, run: Run, lists: pa.Table, folder: Path) -> Path
     is_drawn = np.random.default_rng(0).random(len(lists)) < NUM_NEGATIVES / NUM_RETRIEVED
     drawn = lists.filter(pa.array(is_drawn)).select(["user", "item", "domain", "score"])
     negatives = drawn.append_column("bought", pa.array(np.zeros(len(drawn), np.int64)))
-    log = pa.concat_tables([positives, negatives.cast(positives.schema)])
+    log = pa.concat_tables([within_reach(positives, lists), negatives.cast(positives.schema)])
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(log.filter(pa.array(trains_ranker(log["user"]))), folder / "events.parquet")
     content = {
@@ -98,6 +98,16 @@ def write_log(dataset: Dataset, run: Run, lists: pa.Table, folder: Path) -> Path
     }
     (folder / "log.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return folder / "log.yaml"
+
+
+def within_reach(positives: pa.Table, lists: pa.Table) -> pa.Table:
+    """The purchases that retrieval's score would bring into the user's list: the ranker meets no others. With all of
+    them, low scores were bought and higher ones were not, and the ranker learned to turn retrieval's order round.
+    """
+    last = lists.group_by(["user", "domain"]).aggregate([("score", "min")])
+    joined = positives.join(last, keys=["user", "domain"], join_type="inner")
+    kept = joined.filter(pc.greater_equal(joined["score"], joined["score_min"])).select(positives.column_names)
+    return kept.sort_by([("domain", "ascending"), ("user", "ascending"), ("item", "ascending")])
 
 
 @torch.inference_mode()
