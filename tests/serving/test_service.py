@@ -211,6 +211,8 @@ def test_an_explanation_weighs_fields_other_domains_and_experts(ranked: Service)
         assert set(item.part_weights) == {"expert 1", "expert 2"}
         assert sum(item.part_weights.values()) == pytest.approx(1)
     assert answer.part_weights is None  # retrieval's tower has no network
+    popular = ranked.recommend(RecommendRequest("shop", k=3, explain=True))
+    assert (popular.field_weights, popular.part_weights, popular.items[0].part_weights) == (None, None, None)
     plain = ranked.recommend(RecommendRequest("shop", user="u3", k=3))
     assert plain.items[0].other_domains is None
     assert plain.items[0].part_weights is None

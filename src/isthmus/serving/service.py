@@ -116,6 +116,7 @@ class Service:
             rows = self._row_of_ranker[found.item_row]
             ranked = self._rank(name, known, rows, found, request.context, request.explain)
         order = np.arange(num_found) if ranked is None else np.argsort(-ranked.logit, kind="stable")
+        explains = request.explain and known.basis != "popular"  # which no network has a part in
         done = clock()
         answer = self._items(found, ranked, order[: request.k], domain, known)
         shown = clock()
@@ -127,9 +128,9 @@ class Service:
             ordered_by=_order(known.basis, ranks),
             num_matching=len(self.retriever.corpora[domain].item_row) - len(excluded),
             unknown_items=unknown,
-            field_weights=self.retriever.field_weights(features, domain) if request.explain else None,
+            field_weights=self.retriever.field_weights(features, domain) if explains else None,
             bundle=self.manifest.version,
-            part_weights=self.retriever.part_weights(features, domain) if request.explain else None,
+            part_weights=self.retriever.part_weights(features, domain) if explains else None,
             timings_ms={n: round(1000 * s, 3) for n, s in {**stages, "total": shown - started}.items()},
         )
 
