@@ -72,6 +72,7 @@ def load_bundle(folder: Path, *, num_items: int, num_candidates: int, seed: int 
         exact_below=100_000,
         now=NOW,
         with_onnx=True,
+        drift_rows=1000,
     )
     return out
 

@@ -257,6 +257,7 @@ def bundle(
     ranking_dataset: Path | None = None,
     exact_below: int = 100_000,
     with_onnx: bool = True,
+    drift_rows: int = 1000,
 ) -> "isthmus.serving.bundle_files.Manifest":
     """Put all that serving needs of a retrieval run and, where given, of a ranking run into one folder.
 
@@ -266,6 +267,7 @@ def bundle(
         dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
         exact_below: a domain with fewer items is searched exactly, a larger one by FAISS.
         with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
+        drift_rows: of each domain, the training rows that drift is measured from; 0: none.
     """
     from isthmus.api import bundle as bundle_runs
 
@@ -279,6 +281,7 @@ def bundle(
         ranking_dataset=ranking_dataset,
         exact_below=exact_below,
         with_onnx=with_onnx,
+        drift_rows=drift_rows,
     )
 
 

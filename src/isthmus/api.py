@@ -283,6 +283,7 @@ def bundle(
     ranking_dataset: Path | None = None,
     exact_below: int = 100_000,
     with_onnx: bool = True,
+    drift_rows: int = 1000,
 ) -> Manifest:
     """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
 
@@ -292,10 +293,13 @@ def bundle(
         dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
         exact_below: a domain with fewer items is searched exactly.
         with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
+        drift_rows: of each domain, the training rows that drift is measured from; 0: none.
 
     Raises:
         InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
     """
+    if drift_rows < 0:
+        raise InputError(f"drift_rows: {drift_rows} is below 0")
     run = Run.open(retrieval, dataset, device="cpu")
     parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
     click = None
@@ -316,7 +320,9 @@ def bundle(
         )
     elif score_field is not None:
         raise InputError(f"score_field: {score_field!r} is of the ranker's data, and no ranking run is given")
-    return write_bundle(out, parts, click, exact_below=exact_below, now=datetime.now(UTC), with_onnx=with_onnx)
+    return write_bundle(
+        out, parts, click, exact_below=exact_below, now=datetime.now(UTC), with_onnx=with_onnx, drift_rows=drift_rows
+    )
 
 
 def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> AnySummary:

@@ -56,6 +56,13 @@ def _add_bundle(verb: argparse.ArgumentParser) -> None:
         help="domains with fewer items are searched exactly (default: 100000)",
     )
     verb.add_argument("--no-onnx", action="store_true", help="without copies of the networks for ONNX Runtime")
+    verb.add_argument(
+        "--drift-rows",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="training rows a domain that drift is measured from (default: 1000; 0: no drift)",
+    )
 
 
 def _bundle(given: argparse.Namespace) -> None:
@@ -69,6 +76,7 @@ def _bundle(given: argparse.Namespace) -> None:
         ranking_dataset=given.ranking_dataset,
         exact_below=given.exact_below,
         with_onnx=not given.no_onnx,
+        drift_rows=given.drift_rows,
     )
     size = sum(record.num_bytes for record in manifest.files.values())
     for corpus in manifest.retrieval.corpora:

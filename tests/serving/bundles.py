@@ -56,6 +56,7 @@ def new_bundle(
     index: AnyIndexSettings | None = None,
     exact_below: int = 1000,
     with_onnx: bool = False,
+    drift_rows: int = 0,
 ) -> Manifest:
     """A bundle of untrained models; `domains` are those of the ranker, None is all."""
     (weights := out.with_name(f"{out.name}.pt")).write_bytes(b"weights")
@@ -65,4 +66,4 @@ def new_bundle(
         model, names = click_model(ranking), domains or ranking.schema.domain_names
         shares = kept_shares or (1.0,) * ranking.num_domains
         click = RankingParts(model, CDANET, ranking, names, model.targets, 15, score_field, shares, weights)
-    return write_bundle(out, parts, click, exact_below=exact_below, now=NOW, with_onnx=with_onnx)
+    return write_bundle(out, parts, click, exact_below=exact_below, now=NOW, with_onnx=with_onnx, drift_rows=drift_rows)

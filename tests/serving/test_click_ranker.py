@@ -10,10 +10,12 @@ import pytest
 import yaml
 from tests.serving.bundles import CDANET, click_model, new_bundle
 
-from isthmus.data.dataset import Dataset
+from isthmus.data.dataset import Dataset, Lists
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
+from isthmus.serving.drift import DriftMonitor
+from isthmus.serving.drift_reference import measured
 from isthmus.serving.requests import RecommendRequest, ScoreRequest
 from isthmus.serving.score import score_file
 from isthmus.serving.service import Service, open_service
@@ -145,3 +147,42 @@ def test_an_item_outside_the_corpus_is_scored_without_a_retrieval_score(rich: tu
     (one,) = service.score(ScoreRequest("news", (outside,), user="u1"))
     assert 0 < one.probability < 1
     assert one.is_known
+
+
+def test_a_training_rows_context_is_read_as_that_row(rich: tuple[Dataset, Service]) -> None:
+    dataset, service = rich
+    assert service.ranker is not None
+    assert dataset.impressions is not None
+    view, rows, num_compared = service.ranker.view, dataset.impressions["train"], 0
+    for row in range(0, rows.num_rows, 7):
+        again = view.context(view.context_of(rows, row)).context
+        for name in view.context_fields:
+            column, found = rows.context[name], again[name]
+            if isinstance(column, Lists):
+                assert isinstance(found, Lists)
+                listed = column.values[int(column.offsets[row]) : int(column.offsets[row + 1])].tolist()
+                assert found.values.tolist() == listed
+            else:
+                assert isinstance(found, np.ndarray)
+                assert found[0] == pytest.approx(float(column[row]), abs=1e-5)
+            num_compared += 1
+    assert num_compared > 50
+
+
+def test_a_context_that_changes_in_one_domain_is_drift_there(rich: tuple[Dataset, Service]) -> None:
+    dataset, service = rich
+    reference = measured(service, dataset, dataset, num_rows=60, seed=0)
+    assert service.drift is None
+    shop = reference["shop"]
+    assert {"context.device", "context.hour", "context.slot", "context.tags", "history", "probability"} <= set(shop)
+    assert set(shop["context.device"].values or ()) == {"phone", "desk"}
+    told: dict[tuple[str, str], float] = {}
+    service.drift = DriftMonitor(reference, lambda *one: told.update({one[:2]: one[2]}), least=60, every=60)
+    for number in range(60):
+        for domain in ("shop", "video"):
+            device = ("phone", "desk")[number % 2] if domain == "video" else "watch"
+            service.recommend(RecommendRequest(domain, user=f"u{number}", context={**CONTEXT, "device": device}))
+    service.drift = None
+    assert told["shop", "context.device"] > 1
+    assert told["video", "context.device"] < 0.2
+    assert told["video", "context.hour"] > 1  # always 7.5

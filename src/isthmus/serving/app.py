@@ -137,6 +137,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         check=settings.check,
         engine=settings.engine,
         on_swap=lambda outcome: metrics.swaps.labels(outcome).inc(),
+        on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal).set(index),
     )
     variants = () if settings.experiment is None else settings.experiment.variants
     hosts = {

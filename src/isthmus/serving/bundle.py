@@ -10,6 +10,7 @@
     ranking/statistics.safetensors      what training labels say of users, items and field values
     retrieval/data/, ranking/data/      a dataset without log rows: vocabularies, fields, histories, counts, titles;
                                 one for both where both runs are of the same dataset
+    drift.json                  what requests are like for users as training had them, unless made without; see `drift`
 
 Nothing is pickled. Users' histories are in the bundle: keep it as safe as the log.
 """
@@ -47,9 +48,12 @@ from isthmus.serving.bundle_files import (
     save_tensors,
     write_manifest,
 )
+from isthmus.serving.drift import write_reference
+from isthmus.serving.drift_reference import measured
 from isthmus.serving.export import export_ranker, export_user_tower
 from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
 from isthmus.serving.row_counts import row_counts
+from isthmus.serving.service import open_service
 from isthmus.serving.view import View
 
 LEAST_RECALL = 0.98  # of an index that is chosen here, on sampled users; .97 on others is what is promised
@@ -103,6 +107,7 @@ def write_bundle(
     exact_below: int,
     now: datetime,
     with_onnx: bool,
+    drift_rows: int,
 ) -> Manifest:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -111,6 +116,7 @@ def write_bundle(
             exact one, by a FAISS inverted file with 8 bits a number.
         now: noted in the manifest.
         with_onnx: also write copies of the networks for ONNX Runtime, each compared with its model.
+        drift_rows: of each domain, the training rows that drift is measured from; 0: none, and no drift is measured.
 
     Raises:
         InputError: `out` holds something else than a bundle, the ranker does not fit the retrieval model (no domain or
@@ -141,6 +147,14 @@ def write_bundle(
             content["ranking"] = _write_ranking(folder, retrieval, ranking, known_items)
         if with_onnx:
             _write_copies(folder, retrieval, ranking)
+        manifest = write_manifest(folder, content)
+        if not drift_rows:
+            return manifest
+        service = open_service(folder, check=False)
+        of_ranking = None if ranking is None else ranking.dataset
+        reference = measured(service, retrieval.dataset, of_ranking, num_rows=drift_rows, seed=0)
+        (folder / MANIFEST).unlink()
+        write_reference(folder, reference)
         return write_manifest(folder, content)
 
 

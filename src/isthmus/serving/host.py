@@ -13,6 +13,7 @@ from pathlib import Path
 from isthmus.errors import InputError
 from isthmus.files import write_text
 from isthmus.serving.bundle_files import MANIFEST, Manifest, read_manifest, require_intact
+from isthmus.serving.drift import OnIndex
 from isthmus.serving.engines import Engine
 from isthmus.serving.requests import RecentEvents
 from isthmus.serving.service import Service, open_service
@@ -77,6 +78,7 @@ class Host:
 
     Args:
         on_swap: hears `taken` or `refused` of every new bundle.
+        on_drift: hears how far each domain's signals have drifted from training; starts anew with a new bundle.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Host:
         check: bool = True,
         engine: Engine | None = None,
         on_swap: Callable[[str], None] = lambda _: None,
+        on_drift: OnIndex | None = None,
     ) -> None:
         self.place, self.events, self.engine, self.on_swap = place, events, engine, on_swap
+        self.on_drift = on_drift
         folder = bundle_at(place)
         self._seen = _signature(folder)
-        self.service: Service = open_service(folder, events=events, check=check, engine=engine)
+        self.service: Service = open_service(folder, events=events, check=check, engine=engine, on_drift=on_drift)
 
     def refresh(self) -> bool:
         """Take another bundle into service where there is one by now; a damaged one is refused and told once."""
@@ -106,7 +110,7 @@ class Host:
         try:
             if folder == self.place:  # what a pointer names was compared when it was published
                 require_domains(folder, read_manifest(folder), self.service.manifest)
-            service = open_service(folder, events=self.events, engine=self.engine)
+            service = open_service(folder, events=self.events, engine=self.engine, on_drift=self.on_drift)
         except (InputError, OSError) as error:
             self.on_swap("refused")
             LOG.error(

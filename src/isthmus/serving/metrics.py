@@ -41,6 +41,13 @@ class Metrics:
         self.unlogged = Counter(
             "isthmus_log_rows_lost", "Rows of logs that could not be kept.", ["kind"], registry=self.registry
         )
+        self.drift = Gauge(
+            "isthmus_drift_psi",
+            "Population stability index of a signal's last requests against training; with several workers, one's.",
+            ["domain", "signal"],
+            multiprocess_mode="livemostrecent",
+            registry=self.registry,
+        )
         self.held = Gauge(
             "isthmus_requests_held", "Requests that run or wait.", multiprocess_mode="livesum", registry=self.registry
         )

@@ -39,6 +39,13 @@ class NoEvents:
         return False
 
 
+@runtime_checkable
+class Observer(Protocol):
+    """Hears what each answered request was like; see `drift`."""
+
+    def observe(self, domain: str, values: Mapping[str, float | str | None]) -> None: ...
+
+
 @dataclass(frozen=True)
 class RecommendRequest:
     """The k best items of a domain, for a user or for a history of (item, domain), the latest last.

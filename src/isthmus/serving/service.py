@@ -9,17 +9,19 @@ import numpy as np
 from jaxtyping import Int
 
 from isthmus.batch import Features
-from isthmus.data.dataset import Dataset
+from isthmus.data.dataset import Dataset, Lists
 from isthmus.errors import InputError, did_you_mean
 from isthmus.serving.attributes import Attributes, Value
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
+from isthmus.serving.drift import DriftMonitor, OnIndex, read_reference
 from isthmus.serving.engines import Engine
 from isthmus.serving.lookup import ItemSearch, beginning_with
 from isthmus.serving.requests import (
     Basis,
     FoundItem,
     NoEvents,
+    Observer,
     Order,
     RecentEvents,
     Recommendation,
@@ -34,6 +36,7 @@ from isthmus.serving.retriever import Corpus, Found, Retriever
 from isthmus.serving.view import NOTHING, UNSEEN, ContextValue, Taken, View, domain_number
 
 MOST_ITEMS = 1000
+OF_USERS = ("categorical", "multi_valued", "sequence", "number")
 Clock = Callable[[], float]
 
 
@@ -69,6 +72,8 @@ class Service:
         self.num_candidates = 1 if manifest.ranking is None else manifest.ranking.num_candidates
         self.events: RecentEvents = NoEvents() if events is None else events
         self.attributes = Attributes(view.dataset)
+        self.drift: Observer | None = None
+        self._user_fields = [f for f in view.dataset.schema.fields if f.side == "user" and f.kind in OF_USERS]
         self.item_search = ItemSearch(view.items, self.attributes.titles)
         self._row_of_ranker = None if ranker is None else ranker.rows_of(view.items)
         of_ranker = {} if ranker is None else ranker.view.context_fields
@@ -116,6 +121,8 @@ class Service:
             rows = self._row_of_ranker[found.item_row]
             ranked = self._rank(name, known, rows, found, request.context, request.explain)
         order = np.arange(num_found) if ranked is None else np.argsort(-ranked.logit, kind="stable")
+        if self.drift is not None:
+            self.drift.observe(name, self._signals(domain, known, request.context, found, ranked))
         explains = request.explain and known.basis != "popular"  # which no network has a part in
         done = clock()
         answer = self._items(found, ranked, order[: request.k], domain, known)
@@ -279,6 +286,34 @@ class Service:
         ids = [text or "" for text in self.view.items.texts_of(item_row)]
         return ids, self.attributes.titles_of(item_row), self.attributes.of_items(item_row, domain)
 
+    def _signals(
+        self,
+        domain: int,
+        known: _Known,
+        context: Mapping[str, ContextValue],
+        found: Found,
+        ranked: Ranked | None,
+    ) -> dict[str, float | str | None]:
+        """What a request was like, for drift: what the models read of it, and the best scores that came of it."""
+        dataset = self.view.dataset
+        values: dict[str, float | str | None] = {"history": float(len(known.taken.item_row))}
+        for field in self._user_fields:
+            place = known.user_row + (domain * dataset.num_users if dataset.is_by_domain(field) else 0)
+            stored = dataset.features[field.name]
+            if isinstance(stored, Lists):
+                values[f"user.{field.name}"] = float(stored.offsets[place + 1] - stored.offsets[place])
+            else:
+                value = stored[place]
+                values[f"user.{field.name}"] = float(value) if field.kind == "number" else str(value)
+        for name in self.context_names:
+            given = context.get(name)
+            is_list = given is not None and not isinstance(given, str | int | float)
+            values[f"context.{name}"] = float(len(given)) if is_list else given  # type: ignore[arg-type, assignment]
+        has_scores = known.basis != "popular" and len(found.score)
+        values["retrieval_score"] = float(found.score.max()) if has_scores else None
+        values["probability"] = None if ranked is None else float(ranked.probability.max())
+        return values
+
     def _require_context(self, context: Mapping[str, ContextValue]) -> None:
         for name in context:
             if name not in self.context_names:
@@ -288,11 +323,17 @@ class Service:
 
 
 def open_service(
-    folder: Path, *, events: RecentEvents | None = None, check: bool = True, engine: Engine | None = None
+    folder: Path,
+    *,
+    events: RecentEvents | None = None,
+    check: bool = True,
+    engine: Engine | None = None,
+    on_drift: OnIndex | None = None,
 ) -> Service:
     """Open a bundle.
 
     Args:
+        on_drift: hears how far each domain's signals have drifted, where the bundle knows what they were in training.
         engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
         check: whether every file is read and compared with its checksum first.
 
@@ -317,7 +358,11 @@ def open_service(
         is_same = manifest.ranking.data == record.data
         of_ranker = dataset if is_same else Dataset.open(folder / manifest.ranking.data)
         ranker = ClickRanker(folder, manifest.ranking, of_ranker, chosen)
-    return Service(manifest, retriever, view, ranker, events=events)
+    service = Service(manifest, retriever, view, ranker, events=events)
+    reference = None if on_drift is None else read_reference(folder)
+    if on_drift is not None and reference is not None:
+        service.drift = DriftMonitor(reference, on_drift)
+    return service
 
 
 def _at(

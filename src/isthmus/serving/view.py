@@ -175,6 +175,23 @@ class View:
                 columns[name] = np.full(num_rows, number, dtype=empty.dtype)
         return Events(none, none, none, None, columns, None)
 
+    def context_of(self, rows: Events, row: int) -> dict[str, ContextValue]:
+        """The context of one row of the model's data as a request would give it: what `context` reads as that row's."""
+        values: dict[str, ContextValue] = {}
+        for name, field in self.context_fields.items():
+            column = rows.context.get(name)
+            if column is None:
+                continue
+            if isinstance(column, Lists):
+                listed = column.values[int(column.offsets[row]) : int(column.offsets[row + 1])]
+                values[name] = [self._values[field.vocabulary_name].text(one) for one in listed.tolist() if one]
+            elif field.kind == "number":
+                spread = self.spreads[name]
+                values[name] = float(spread.mean + spread.std * float(column[row]))
+            elif int(column[row]) != UNSEEN:
+                values[name] = self._values[field.vocabulary_name].text(int(column[row]))
+        return values
+
     def _single(self, field: FieldSpec, value: ContextValue) -> float | int:
         if field.kind == "number":
             if isinstance(value, bool) or not isinstance(value, int | float):
