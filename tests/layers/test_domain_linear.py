@@ -1,3 +1,5 @@
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -54,3 +56,49 @@ def test_a_domain_without_rows_has_no_gradient_rather_than_a_zero_one() -> None:
         own = {key: p.grad for key, p in layer.named_parameters() if key.startswith("own_")}
         assert len(own) == 4
         assert {key for key, grad in own.items() if grad is None} == {key for key in own if ".1" in key}
+
+
+def test_stars_domains_together_give_what_each_gives_alone() -> None:
+    torch.manual_seed(0)
+    together = StarLinear(4, 5, 3).double()
+    with torch.no_grad():
+        for parameter in together.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)
+    alone = copy.deepcopy(together)
+    counts = [6, 1, 0, 9]
+    x, factor = torch.randn(16, 5, dtype=torch.float64), torch.randn(16, 3, dtype=torch.float64)
+    whole, parts = (x.clone().requires_grad_() for _ in range(2))
+    y: Tensor = together(whole, DomainSlices.from_counts(counts))
+    torch.autograd.backward(y, factor)
+    own = [
+        alone(rows, DomainSlices.single(d, len(rows), 4))
+        for d, rows in enumerate(torch.split(parts, counts))
+        if len(rows)
+    ]
+    torch.autograd.backward(torch.cat(own), factor)
+    torch.testing.assert_close(y, torch.cat(own), rtol=0, atol=1e-13)
+    torch.testing.assert_close(whole.grad, parts.grad, rtol=0, atol=1e-13)
+    compared = list(zip(together.named_parameters(), alone.parameters(), strict=True))
+    for (key, ours), plain in compared:
+        assert (ours.grad is None) == (plain.grad is None) == key.endswith(".2")
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-13, msg=key)
+    assert len(compared) == 2 + 2 * 4
+
+
+def test_star_in_mixed_precision_gives_what_autocast_gives() -> None:
+    torch.manual_seed(0)
+    together = StarLinear(2, 5, 3)
+    alone = copy.deepcopy(together)
+    x, factor = torch.randn(8, 5), torch.randn(8, 3).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y: Tensor = together(x, DomainSlices((0, 3, 8)))
+        own = torch.cat([alone(x[:3], DomainSlices((0, 3, 3))), alone(x[3:], DomainSlices((0, 0, 5)))])
+    assert y.dtype == own.dtype == torch.bfloat16
+    torch.autograd.backward(y, factor)
+    torch.autograd.backward(own, factor)
+    torch.testing.assert_close(y, own)
+    for ours, plain in zip(together.parameters(), alone.parameters(), strict=True):
+        assert ours.grad is not None
+        assert ours.grad.dtype == torch.float32
+        torch.testing.assert_close(ours.grad, plain.grad, rtol=2e-2, atol=2e-2)

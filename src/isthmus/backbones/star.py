@@ -15,6 +15,8 @@ from isthmus.layers.domain_norm import NormFactory, SharedBatchNorm
 from isthmus.layers.mlp import StarMLP
 from isthmus.layers.routing import by_domain
 
+LONG_SPAN = 512  # rows a domain, on average, from which a layer over all domains costs more than it saves
+
 
 class StarBackbone(nn.Module):
     """Normalised input, STAR's layers with norm and ReLU, and a STAR layer without either as the output.
@@ -42,14 +44,13 @@ class StarBackbone(nn.Module):
         self.input_norm = norm(in_dim)
         self.network = StarMLP(num_domains, in_dim, hidden_dims, norm, dropout)
         self.output = StarLinear(num_domains, self.network.out_dim, out_dim, zero_start=zero_start)
-
         self.mixes_domains = any(isinstance(module, SharedBatchNorm) for module in self.modules())
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        if self.mixes_domains:
+        if self.mixes_domains or domain_slices.num_rows < LONG_SPAN * len(list(domain_slices)):
             return self._pass(x, domain_slices)
 
-        # One domain after the other through all layers: its rows are taken apart and put together once.
+        # Long spans: one domain after the other through all layers, whose numbers then come from the cache.
         def run(domain: int, rows: Tensor) -> Tensor:
             return self._pass(rows, DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains))
 

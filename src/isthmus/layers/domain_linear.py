@@ -4,12 +4,15 @@ Each domain's weights are parameters of their own, not slices of one tensor: a d
 no gradient at all, and momentum or weight decay cannot move it.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from isthmus.domains import DomainSlices
+from isthmus.layers.embedding import for_products
 from isthmus.layers.routing import by_domain
 
 
@@ -64,8 +67,58 @@ class StarLinear(nn.Module):
         self.own_biases = nn.ParameterList(nn.Parameter(torch.zeros(out_dim)) for _ in range(num_domains))
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
+        present = [domain for domain, _ in domain_slices]
+        if len(present) > 1 and torch.is_grad_enabled():
+            bias = self.shared.bias + torch.stack([self.own_biases[domain] for domain in present])
+            factors = [self.own_factors[domain] for domain in present]
+            counts = [count for count in domain_slices.counts if count]
+            product = _StarProduct.apply
+            y: Tensor = product(for_products(x), bias, counts, self.shared.weight, *factors)  # type: ignore[no-untyped-call]
+            return y
+
         def run(domain: int, rows: Tensor) -> Tensor:
             weight = self.shared.weight * self.own_factors[domain]
             return functional.linear(rows, weight, self.shared.bias + self.own_biases[domain])
 
         return by_domain(run, domain_slices, x, width=(self.out_dim,))
+
+
+class _StarProduct(torch.autograd.Function):
+    """`x (W * factor)^T + bias`, span by span of rows, in one step of autograd.
+
+    A domain's weight is made anew in the backward too, where it lies in the cache, rather than kept for it; the
+    shared weight's gradient is added up in place; and each span's rows are written where they belong at once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "batch in_dim"],
+        bias: Float[Tensor, "span out_dim"],
+        counts: list[int],
+        shared: Float[Tensor, "out_dim in_dim"],
+        *factors: Float[Tensor, "out_dim in_dim"],
+    ) -> Float[Tensor, "batch out_dim"]:
+        y = x.new_empty(x.shape[0], shared.shape[0])
+        typed_bias = bias.to(x.dtype)
+        rows = (torch.split(each, counts) for each in (x, y))
+        for own_x, own_y, own_bias, factor in zip(*rows, typed_bias, factors, strict=True):
+            torch.addmm(own_bias, own_x, (shared * factor).to(x.dtype).T, out=own_y)
+        ctx.save_for_backward(x, shared, *factors)
+        ctx.counts, ctx.bias_dtype = counts, bias.dtype
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, "batch out_dim"]) -> tuple[Tensor | None, ...]:
+        x, shared, *factors = ctx.saved_tensors
+        of_x, of_shared, of_factors = torch.empty_like(x), torch.zeros_like(shared), []
+        of_bias = gradient.new_empty(len(factors), gradient.shape[1], dtype=ctx.bias_dtype)
+        rows = (torch.split(each, ctx.counts) for each in (gradient, x, of_x))
+        for given, own_x, own_of_x, own_of_bias, factor in zip(*rows, of_bias, factors, strict=True):
+            torch.mm(given, (shared * factor).to(x.dtype), out=own_of_x)
+            of_weight = torch.mm(given.T, own_x).to(shared.dtype)
+            of_shared.addcmul_(of_weight, factor)
+            of_factors.append(of_weight.mul_(shared))
+            own_of_bias.copy_(given.sum(dim=0))
+        return of_x, of_bias, None, of_shared, *of_factors

@@ -31,7 +31,7 @@ class DenseLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices).relu_())
+        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices, rectify=True))
         return y
 
 
@@ -102,5 +102,5 @@ class StarMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = self.dropout(norm(linear(x, domain_slices), domain_slices).relu_())
+            x = self.dropout(norm(linear(x, domain_slices), domain_slices, rectify=True))
         return x
