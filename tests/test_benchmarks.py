@@ -34,11 +34,16 @@ TINY = Sizes(
     backbone_dims=(4, 4, 3),
     backbone_domains=(1, 2),
     stitch_domains=(1, 2),
+    segment_domains=(1, 3),
     pseudo_domains=(2,),
+    prepare_rows=2000,
+    index_items=400,
+    index_queries=3,
     memory_table=50,
     memory_dim=4,
 )
 NUM_LINES = {"training": 3 + 2, "evaluation": 1, "tables": 2 * 2, "updates": 2, "domains": 10 * 2 + 1}
+NUM_LINES |= {"segments": 4 * 2 * 2, "prepare": 1, "index": 2}
 
 
 @pytest.mark.parametrize("part", NUM_LINES)

@@ -44,7 +44,7 @@ def test_short_spans_go_through_a_layer_together_with_what_long_ones_give_one_by
     x, factor = torch.randn(60, 4, dtype=torch.float64), torch.randn(60, 2, dtype=torch.float64)
     found = []
     for backbone, long_span in ((together, 21), (one_by_one, 20)):  # 60 rows, three domains
-        monkeypatch.setattr("isthmus.backbones.star.LONG_SPAN", long_span)
+        monkeypatch.setattr("isthmus.layers.routing.LONG_SPAN", long_span)
         rows = x.clone().requires_grad_()
         y: Tensor = backbone(rows, DomainSlices((0, 10, 35, 60)))
         torch.autograd.backward(y, factor)

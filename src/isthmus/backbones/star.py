@@ -13,9 +13,7 @@ from isthmus.domains import DomainSlices
 from isthmus.layers.domain_linear import StarLinear
 from isthmus.layers.domain_norm import NormFactory, SharedBatchNorm
 from isthmus.layers.mlp import StarMLP
-from isthmus.layers.routing import by_domain
-
-LONG_SPAN = 512  # rows a domain, on average, from which a layer over all domains costs more than it saves
+from isthmus.layers.routing import by_domain, has_short_spans
 
 
 class StarBackbone(nn.Module):
@@ -47,10 +45,10 @@ class StarBackbone(nn.Module):
         self.mixes_domains = any(isinstance(module, SharedBatchNorm) for module in self.modules())
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        if self.mixes_domains or domain_slices.num_rows < LONG_SPAN * len(list(domain_slices)):
+        if self.mixes_domains or has_short_spans(domain_slices):
             return self._pass(x, domain_slices)
 
-        # Long spans: one domain after the other through all layers, whose numbers then come from the cache.
+        # Long spans: a domain's rows are taken apart and put together once.
         def run(domain: int, rows: Tensor) -> Tensor:
             return self._pass(rows, DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains))
 

@@ -161,8 +161,7 @@ class DomainBatchNorm(nn.Module):
         if domain_slices.num_rows == 0:
             return x
         norms, counts = _present(self.own_norms, domain_slices)
-        scale, shift = torch.stack([n.weight for n in norms]), torch.stack([n.bias for n in norms])
-        return _normalise_spans(x, scale, shift, norms, counts, rectify=rectify)
+        return norm_by_span(x, counts, norms, rectify=rectify)
 
 
 class PartitionedNorm(nn.Module):
@@ -191,6 +190,14 @@ class PartitionedNorm(nn.Module):
         scale = self.shared_scale * torch.stack([self.own_scales[domain] for domain, _ in domain_slices])
         shift = self.shared_shift + torch.stack([self.own_shifts[domain] for domain, _ in domain_slices])
         return _normalise_spans(x, scale, shift, norms, counts, rectify=rectify)
+
+
+def norm_by_span(
+    x: Float[Tensor, "batch dim"], counts: list[int], norms: Sequence[nn.BatchNorm1d], *, rectify: bool
+) -> Float[Tensor, "batch dim"]:
+    """Each span of rows normalised by a norm of its own."""
+    scale, shift = torch.stack([norm.weight for norm in norms]), torch.stack([norm.bias for norm in norms])
+    return _normalise_spans(x, scale, shift, norms, counts, rectify=rectify)
 
 
 def _present(own_norms: nn.ModuleList, domain_slices: DomainSlices) -> tuple[list[nn.BatchNorm1d], list[int]]:
