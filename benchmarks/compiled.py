@@ -1,6 +1,6 @@
 """torch.compile of a click model's network in training: what compiling costs, and what a row costs then.
 
-    .venv/bin/python -m benchmarks.compiled
+    .venv/bin/python -m benchmarks.compiled      # needs a C++ compiler
 
 The backbone alone, forward and backward, on batches of three domains whose numbers of rows differ from step to step, as
 training has them: the spans of the domains are constants to the compiler, which turns them into symbols if it can.

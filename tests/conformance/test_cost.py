@@ -41,7 +41,9 @@ RESERVED = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_
 
 
 class Elements(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types there
-    """Counts the numbers that all operations write: also what no product is, such as a selection by masks; not views."""
+    """Counts the numbers that all operations write, which views do not: also what no product is, such as a selection
+    by masks.
+    """
 
     count = 0
 

@@ -114,7 +114,7 @@ def _normalise_spans(
     rectify: bool,
 ) -> Float[Tensor, "batch dim"]:
     """`x`, span by span, each by the statistics, scale and shift of its own."""
-    if norms[0].training and len(norms) > 1:
+    if norms[0].training and len(norms) > 1 and x.device.type == "cpu":
         y: Tensor = _SpanNorm.apply(x, scale, shift, norms, counts, rectify)  # type: ignore[no-untyped-call]
         return y
     parts = [x] if len(norms) == 1 else torch.split(x, counts)
