@@ -116,7 +116,7 @@ def measure(dataset: Path, name: str, precision: Precision) -> Measured:
         model: torch.nn.Module = cdanet.translation
         assert isinstance(model, TranslationNetwork)
     else:
-        chosen = CTRSettings(backbone=BACKBONES[name], latent_dim=64, tower_dims=())
+        chosen = CTRSettings(backbone=BACKBONES[name], latent_dim=64, tower_dims=(), indicator_logit=name == "STAR")
         model = new_ranking_model(data, chosen, settings)
     loader = RankingLoader(data, batch_size=BATCH, seed=0)
     optimizers = new_optimizers(model.train(), stage, settings)

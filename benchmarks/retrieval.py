@@ -1,4 +1,4 @@
-"""Speed and memory of retrieval, as ratios: each figure stands beside a bound or a smaller case of the same run."""
+"""Speed and memory, as ratios: each figure stands beside a bound or a smaller case of the same run."""
 
 import argparse
 import json
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 from benchmarks.domains import measure_domains
+from benchmarks.edges import measure_index, measure_prepare
 from benchmarks.memory import measure_memory
+from benchmarks.segments import measure_segments
 from benchmarks.sizes import FULL, QUICK, Sizes
 from benchmarks.speed import measure_evaluation, measure_tables, measure_training, measure_updates
 from benchmarks.table import Line, to_markdown
@@ -22,6 +24,9 @@ PARTS: dict[str, Callable[[Sizes], list[Line]]] = {
     "tables": measure_tables,
     "updates": measure_updates,
     "domains": measure_domains,
+    "segments": measure_segments,
+    "prepare": measure_prepare,
+    "index": measure_index,
     "memory": measure_memory,
 }
 

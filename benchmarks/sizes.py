@@ -17,7 +17,10 @@ class Sizes:
         update_tables: rows of a table that is only looked up and updated, `update_batch` distinct rows a step.
         backbone_dims: input, hidden and output widths.
         backbone_domains: numbers of domains, the smallest first; `stitch_domains` for Cross-Stitch, whose cost grows.
+        segment_domains: numbers of domains of one layer, done in three ways.
         pseudo_domains: numbers of domains in self-training.
+        prepare_rows: of the log that is prepared.
+        index_items, index_queries: of the index that is searched.
         memory_table: rows of the second memory case, of `memory_dim` numbers: nearly all of its memory is tables.
     """
 
@@ -33,7 +36,11 @@ class Sizes:
     backbone_dims: tuple[int, int, int] = (256, 256, 128)
     backbone_domains: tuple[int, ...] = (1, 3, 10, 50)
     stitch_domains: tuple[int, ...] = (1, 3, 10)
+    segment_domains: tuple[int, ...] = (3, 10, 50, 200)
     pseudo_domains: tuple[int, ...] = (2, 5, 10)
+    prepare_rows: int = 200_000
+    index_items: int = 100_000
+    index_queries: int = 50
     memory_table: int = 300_000
     memory_dim: int = 64
 
@@ -47,5 +54,7 @@ FULL = replace(
     update_tables=(100_000, 1_000_000, 10_000_000, 50_000_000),
     backbone_domains=(1, 3, 10, 50, 200),
     stitch_domains=(1, 3, 10, 50),
+    prepare_rows=1_000_000,
+    index_items=1_000_000,
     memory_table=2_000_000,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.compiled import batches
 from benchmarks.market_log import Market, market_log
 from benchmarks.memory import Case, measure_memory, own_peak_mib, peak_mib
 from benchmarks.ranking_cost import Size, measure_ranking_cost
@@ -34,11 +35,16 @@ TINY = Sizes(
     backbone_dims=(4, 4, 3),
     backbone_domains=(1, 2),
     stitch_domains=(1, 2),
+    segment_domains=(1, 3),
     pseudo_domains=(2,),
+    prepare_rows=2000,
+    index_items=400,
+    index_queries=3,
     memory_table=50,
     memory_dim=4,
 )
 NUM_LINES = {"training": 3 + 2, "evaluation": 1, "tables": 2 * 2, "updates": 2, "domains": 10 * 2 + 1}
+NUM_LINES |= {"segments": 4 * 2 * 2, "prepare": 1, "index": 2}
 
 
 @pytest.mark.parametrize("part", NUM_LINES)
@@ -114,6 +120,12 @@ def test_each_stage_of_cdanet_and_its_scoring_are_timed_beside_the_plain_model()
         for case in ("first stage", "second stage", "scoring")
     ]
     assert all(isfinite(line.value) and line.value > 0 and line.ratio > 0 for line in lines)
+
+
+def test_batches_for_the_compiler_have_spans_that_differ() -> None:
+    spans = [slices.counts for _, slices in batches(1000, 3)]
+    # Shares .65, .08 and .27: 650 and 80, then one row more of the first and one less of the second a batch.
+    assert spans == [(650, 80, 270), (651, 79, 270), (652, 78, 270)]
 
 
 def test_runs_take_turns_and_the_first_turn_does_not_count() -> None:

@@ -101,6 +101,23 @@ def test_a_rows_output_ignores_its_neighbours(name: str, norm: NormKind) -> None
 
 
 @pytest.mark.parametrize(("name", "norm"), VARIANTS)
+def test_short_spans_give_what_long_ones_give(name: str, norm: NormKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    slices = DomainSlices((0, 12, 13, 30))
+    found: list[list[Tensor | None]] = []
+    for long_span in (0, 31):  # every span is long; every one is short
+        monkeypatch.setattr("isthmus.layers.routing.LONG_SPAN", long_span)
+        backbone, x = build(name, norm), rows_of(30).requires_grad_()
+        y: Tensor = backbone(x, slices)
+        torch.autograd.backward(y, torch.arange(120.0, dtype=torch.float64).view(30, 4).sin())
+        found.append([y, x.grad, *(p.grad for p in backbone.parameters()), *backbone.buffers()])
+    assert len(found[0]) > 2
+    for long, short in zip(*found, strict=True):
+        assert (long is None) == (short is None)
+        if long is not None:
+            torch.testing.assert_close(short, long, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("name", "norm"), VARIANTS)
 def test_no_rows_give_no_output(name: str, norm: NormKind) -> None:
     backbone = build(name, norm)
     for mode in (True, False):

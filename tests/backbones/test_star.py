@@ -1,3 +1,6 @@
+import copy
+
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,3 +33,22 @@ def test_the_input_is_normalised_by_domain() -> None:
     x = torch.tensor([[0.0], [2.0], [100.0], [102.0]])  # each domain: mean in the middle, so -1 and 1
     y: Tensor = backbone(x, DomainSlices((0, 2, 4)))
     torch.testing.assert_close(y[:2], y[2:])
+
+
+def test_short_spans_go_through_a_layer_together_with_what_long_ones_give_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    one_by_one = StarBackbone(3, 4, [6, 5], 2, norm=lambda dim: PartitionedNorm(3, dim), dropout=0.0).double()
+    together = copy.deepcopy(one_by_one)
+    x, factor = torch.randn(60, 4, dtype=torch.float64), torch.randn(60, 2, dtype=torch.float64)
+    found = []
+    for backbone, long_span in ((together, 21), (one_by_one, 20)):  # 60 rows, three domains
+        monkeypatch.setattr("isthmus.layers.routing.LONG_SPAN", long_span)
+        rows = x.clone().requires_grad_()
+        y: Tensor = backbone(rows, DomainSlices((0, 10, 35, 60)))
+        torch.autograd.backward(y, factor)
+        found.append([y, rows.grad, *(parameter.grad for parameter in backbone.parameters()), *backbone.buffers()])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-11)
+    assert len(found[0]) > 40

@@ -37,8 +37,13 @@ BACKBONES: dict[str, AnyBackboneSettings] = {
 }
 
 
+RESERVED = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_empty, torch.ops.aten.detach}
+
+
 class Elements(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types there
-    """Counts the numbers that all operations write: also what no product is, such as a selection by masks."""
+    """Counts the numbers that all operations write, which views do not: also what no product is, such as a selection
+    by masks.
+    """
 
     count = 0
 
@@ -46,6 +51,8 @@ class Elements(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
+        if function.is_view or function.overloadpacket in RESERVED:
+            return result
         outputs = result if isinstance(result, tuple | list) else [result]
         self.count += sum(tensor.numel() for tensor in outputs if isinstance(tensor, Tensor))
         return result

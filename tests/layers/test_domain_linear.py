@@ -1,8 +1,11 @@
+import copy
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from isthmus.domains import DomainSlices
-from isthmus.layers.domain_linear import DomainLinear, StarLinear, output_linear
+from isthmus.layers.domain_linear import DomainLinear, StarLinear, linear_by_span, output_linear
 
 
 def test_each_row_meets_its_own_domains_weight() -> None:
@@ -54,3 +57,64 @@ def test_a_domain_without_rows_has_no_gradient_rather_than_a_zero_one() -> None:
         own = {key: p.grad for key, p in layer.named_parameters() if key.startswith("own_")}
         assert len(own) == 4
         assert {key for key, grad in own.items() if grad is None} == {key for key in own if ".1" in key}
+
+
+@pytest.mark.parametrize("kind", [StarLinear, DomainLinear])
+def test_domains_together_give_what_each_gives_alone(kind: type[StarLinear] | type[DomainLinear]) -> None:
+    torch.manual_seed(0)
+    together = kind(4, 5, 3).double()
+    with torch.no_grad():
+        for parameter in together.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)
+    alone = copy.deepcopy(together)
+    counts = [6, 1, 0, 9]
+    x, factor = torch.randn(16, 5, dtype=torch.float64), torch.randn(16, 3, dtype=torch.float64)
+    whole, parts = (x.clone().requires_grad_() for _ in range(2))
+    y: Tensor = together(whole, DomainSlices.from_counts(counts))
+    torch.autograd.backward(y, factor)
+    own = [
+        alone(rows, DomainSlices.single(d, len(rows), 4))
+        for d, rows in enumerate(torch.split(parts, counts))
+        if len(rows)
+    ]
+    torch.autograd.backward(torch.cat(own), factor)
+    torch.testing.assert_close(y, torch.cat(own), rtol=0, atol=1e-13)
+    torch.testing.assert_close(whole.grad, parts.grad, rtol=0, atol=1e-13)
+    compared = list(zip(together.named_parameters(), alone.parameters(), strict=True))
+    for (key, ours), plain in compared:
+        assert (ours.grad is None) == (plain.grad is None) == (".2" in key)
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-13, msg=key)
+    assert len(compared) == {StarLinear: 2 + 2 * 4, DomainLinear: 2 * 4}[kind]
+
+
+@pytest.mark.parametrize("kind", [StarLinear, DomainLinear])
+def test_mixed_precision_gives_what_autocast_gives(kind: type[StarLinear] | type[DomainLinear]) -> None:
+    torch.manual_seed(0)
+    together = kind(2, 5, 3)
+    alone = copy.deepcopy(together)
+    x, factor = torch.randn(8, 5), torch.randn(8, 3).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y: Tensor = together(x, DomainSlices((0, 3, 8)))
+        own = torch.cat([alone(x[:3], DomainSlices((0, 3, 3))), alone(x[3:], DomainSlices((0, 0, 5)))])
+    assert y.dtype == own.dtype == torch.bfloat16
+    torch.autograd.backward(y, factor)
+    torch.autograd.backward(own, factor)
+    torch.testing.assert_close(y, own)
+    for ours, plain in zip(together.parameters(), alone.parameters(), strict=True):
+        assert ours.grad is not None
+        assert ours.grad.dtype == torch.float32
+        torch.testing.assert_close(ours.grad, plain.grad, rtol=2e-2, atol=2e-2)
+
+
+def test_a_span_without_a_bias_is_the_product_alone() -> None:
+    layers = [nn.Linear(2, 1, bias=False), nn.Linear(2, 1)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(torch.tensor([[2.0, 3.0]]))
+        layers[1].bias.fill_(100.0)
+    y = linear_by_span(torch.tensor([[1.0, 1.0], [1.0, 2.0]]), [1, 1], layers)
+    assert y.tolist() == [[5.0], [108.0]]  # 2 + 3; 2 + 6 + 100
+    torch.autograd.backward(y.sum())
+    assert layers[0].weight.grad is not None
+    assert layers[0].weight.grad.tolist() == [[1.0, 1.0]]

@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable
 
@@ -110,3 +111,62 @@ def test_no_rows_stay_no_rows(name: str) -> None:
 def test_no_norm_gives_its_input_back() -> None:
     x = torch.randn(3, 2)
     assert NoNorm(2)(x, DomainSlices((0, 3))) is x
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("name", ["domain", "partitioned"])
+def test_spans_together_give_what_each_gives_alone(name: str, rectify: bool) -> None:
+    torch.manual_seed(0)
+    together = NORMS[name]().double()
+    with torch.no_grad():
+        for parameter in together.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)
+    alone = copy.deepcopy(together)
+    counts = [40, 1, 7]  # one row is normalised by running statistics
+    x, factor = (torch.randn(48, 2, dtype=torch.float64) * 3 + 1 for _ in range(2))
+    whole, parts = (x.clone().requires_grad_() for _ in range(2))
+    y: Tensor = together(whole, DomainSlices.from_counts(counts), rectify=rectify)
+    torch.autograd.backward(y, factor)
+    outputs = []
+    for domain, rows in enumerate(torch.split(parts, counts)):
+        own: Tensor = alone(rows, DomainSlices.single(domain, len(rows), 3))
+        outputs.append(own.relu() if rectify else own)
+    torch.autograd.backward(torch.cat(outputs), factor)
+    torch.testing.assert_close(y, torch.cat(outputs), rtol=0, atol=1e-12)
+    torch.testing.assert_close(whole.grad, parts.grad, rtol=0, atol=1e-12)
+    compared = list(zip(together.named_parameters(), alone.parameters(), strict=True))
+    for (key, ours), plain in compared:
+        torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-11, msg=key)
+    assert len(compared) == {"domain": 6, "partitioned": 8}[name]
+    for moved, expected in zip(together.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(moved, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", list(NORMS))
+@pytest.mark.parametrize("mode", [True, False])
+def test_rectified_is_the_relu(name: str, mode: bool) -> None:
+    norm, x, slices = NORMS[name](), torch.randn(6, 2), DomainSlices((0, 2, 4, 6))
+    plain: Tensor = copy.deepcopy(norm).train(mode)(x.clone(), slices)
+    rectified: Tensor = norm.train(mode)(x.clone(), slices, rectify=True)
+    assert plain.min() < 0
+    torch.testing.assert_close(rectified, plain.relu())
+
+
+def test_mixed_precision_normalises_as_plain_layers_do() -> None:
+    torch.manual_seed(0)
+    together = PartitionedNorm(3, 2)
+    alone = copy.deepcopy(together)
+    x, factor = (torch.randn(30, 2).bfloat16() for _ in range(2))
+    whole, parts = (x.clone().requires_grad_() for _ in range(2))
+    y: Tensor = together(whole, DomainSlices((0, 12, 13, 30)), rectify=True)
+    assert y.dtype == torch.bfloat16
+    torch.autograd.backward(y, factor)
+    own = [
+        alone(rows, DomainSlices.single(d, len(rows), 3)).relu()
+        for d, rows in enumerate(torch.split(parts, [12, 1, 17]))
+    ]
+    torch.autograd.backward(torch.cat(own), factor)
+    torch.testing.assert_close(y, torch.cat(own))
+    torch.testing.assert_close(whole.grad, parts.grad)
+    for ours, plain in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, plain.grad)

@@ -18,7 +18,7 @@ from isthmus.layers.domain_linear import DomainLinear
 from isthmus.layers.domain_norm import NormFactory
 from isthmus.layers.experts import Gate, mix_experts
 from isthmus.layers.mlp import MLP, DomainMLP
-from isthmus.layers.routing import by_domain
+from isthmus.layers.routing import by_domain, has_short_spans
 
 
 class PLELevel(nn.Module):
@@ -71,6 +71,11 @@ class PLELevel(nn.Module):
         """The row's own mixture of its experts, and the shared stream's; without a gate for that one, it is empty."""
         shared_features = [expert(shared, domain_slices) for expert in self.shared]
         shared_weights = [] if shared_gate is None else [shared_gate(shared)]
+        if has_short_spans(domain_slices):
+            experts = [expert(own, domain_slices) for expert in self.specific] + shared_features
+            mixed = mix_experts(experts, self.gate_weights(own, domain_slices))
+            passed = mix_experts(experts, shared_weights[0]) if shared_weights else mixed[:, self.out_dim :]
+            return mixed, passed
 
         # All that a domain's rows pass is done at once: its rows are taken apart and put together once.
         def run(domain: int, rows: Tensor, *passed: Tensor) -> Tensor:
@@ -82,6 +87,8 @@ class PLELevel(nn.Module):
 
         width = self.out_dim * (1 + len(shared_weights))
         streams = by_domain(run, domain_slices, own, *shared_features, *shared_weights, width=(width,))
+        if not shared_weights:  # whole, for the gradient of a slice is a copy
+            return streams, streams[:, self.out_dim :]
         return streams[:, : self.out_dim], streams[:, self.out_dim :]
 
 

@@ -13,7 +13,7 @@ from isthmus.domains import DomainSlices
 from isthmus.layers.domain_linear import StarLinear
 from isthmus.layers.domain_norm import NormFactory, SharedBatchNorm
 from isthmus.layers.mlp import StarMLP
-from isthmus.layers.routing import by_domain
+from isthmus.layers.routing import by_domain, has_short_spans
 
 
 class StarBackbone(nn.Module):
@@ -42,14 +42,13 @@ class StarBackbone(nn.Module):
         self.input_norm = norm(in_dim)
         self.network = StarMLP(num_domains, in_dim, hidden_dims, norm, dropout)
         self.output = StarLinear(num_domains, self.network.out_dim, out_dim, zero_start=zero_start)
-
         self.mixes_domains = any(isinstance(module, SharedBatchNorm) for module in self.modules())
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        if self.mixes_domains:
+        if self.mixes_domains or has_short_spans(domain_slices):
             return self._pass(x, domain_slices)
 
-        # One domain after the other through all layers: its rows are taken apart and put together once.
+        # Long spans: a domain's rows are taken apart and put together once.
         def run(domain: int, rows: Tensor) -> Tensor:
             return self._pass(rows, DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains))
 

@@ -3,7 +3,7 @@
 Reading: a gate has one weight for each unit; `gate="scalar"` gives one weight for the whole vector.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_indicator import DomainIndicator
-from isthmus.layers.routing import by_domain
+from isthmus.layers.routing import by_domain, has_short_spans
 
 FusionGate = Literal["unit", "scalar"]
 
@@ -45,12 +45,50 @@ class ConcatFusion(nn.Module):
         indicator: DomainIndicator,
         domain_slices: DomainSlices,
     ) -> Float[Tensor, "batch fused"]:
+        if has_short_spans(domain_slices):
+            specific = _SpanScale.apply(specific, *self._gates(self.own_specific_gates, indicator, domain_slices))  # type: ignore[no-untyped-call]
+            shared = _SpanScale.apply(shared, *self._gates(self.own_shared_gates, indicator, domain_slices))  # type: ignore[no-untyped-call]
+            return torch.cat((specific, specific * shared, shared), dim=1)
+
         def run(domain: int, specific: Tensor, shared: Tensor) -> Tensor:
             specific_gate, shared_gate = self.gates(domain, indicator)
             gated_specific, gated_shared = specific_gate * specific, shared_gate * shared
             return torch.cat((gated_specific, gated_specific * gated_shared, gated_shared), dim=1)
 
         return by_domain(run, domain_slices, specific, shared, width=(self.out_dim,))
+
+    def _gates(
+        self, own_gates: nn.ModuleList, indicator: DomainIndicator, domain_slices: DomainSlices
+    ) -> tuple[list[int], Float[Tensor, "span width"]]:
+        """How many rows each domain that has some has, and its gate."""
+        gates = [own_gates[domain](indicator(domain)) for domain, _ in domain_slices]
+        return [count for count in domain_slices.counts if count], torch.stack(gates).sigmoid()
+
+
+class _SpanScale(torch.autograd.Function):
+    """Each span of rows times a vector, or number, of its own, in one step of autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "batch dim"], counts: list[int], scales: Float[Tensor, "span width"]
+    ) -> Float[Tensor, "batch dim"]:
+        y = torch.empty_like(x, dtype=torch.result_type(x, scales))
+        for own_x, own_y, scale in zip(torch.split(x, counts), torch.split(y, counts), scales, strict=True):
+            torch.mul(own_x, scale, out=own_y)
+        ctx.save_for_backward(x, scales)
+        ctx.counts = counts
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, "batch dim"]) -> tuple[Tensor | None, ...]:
+        x, scales = ctx.saved_tensors
+        of_x, of_scales = torch.empty_like(x), torch.empty_like(scales)
+        rows = (torch.split(each, ctx.counts) for each in (gradient, x, of_x))
+        for given, own_x, own_of_x, scale, own_of_scale in zip(*rows, scales, of_scales, strict=True):
+            torch.mul(given, scale, out=own_of_x)
+            own_of_scale.copy_((given * own_x).sum_to_size(1, scales.shape[1])[0])
+        return of_x, None, of_scales
 
 
 class SumFusion(nn.Module):

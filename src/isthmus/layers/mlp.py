@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from isthmus.domains import DomainSlices
-from isthmus.layers.domain_linear import StarLinear
-from isthmus.layers.domain_norm import NormFactory
-from isthmus.layers.routing import by_domain
+from isthmus.layers.domain_linear import StarLinear, linear_by_span
+from isthmus.layers.domain_norm import NoNorm, NormFactory, SharedBatchNorm, norm_by_span
+from isthmus.layers.embedding import for_products
+from isthmus.layers.routing import by_domain, has_short_spans
 
 
 class DenseLayer(nn.Module):
@@ -31,7 +32,7 @@ class DenseLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices).relu_())
+        y: Tensor = self.dropout(self.norm(self.linear(x), domain_slices, rectify=True))
         return y
 
 
@@ -69,12 +70,15 @@ class DomainMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.out_dim = (in_dim, *hidden_dims)[-1]
-        self.is_empty = not hidden_dims
+        self.num_layers = len(hidden_dims)
         self.own_networks = nn.ModuleList(MLP(in_dim, hidden_dims, norm, dropout) for _ in range(num_domains))
+        self.norms_spans = norm is SharedBatchNorm or norm is NoNorm
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
-        if self.is_empty:
+        if not self.num_layers:
             return x
+        if self.norms_spans and has_short_spans(domain_slices):
+            return self._by_layer(x, domain_slices)
 
         def run(domain: int, rows: Tensor) -> Tensor:
             # Within a domain's own network there is one domain.
@@ -82,6 +86,26 @@ class DomainMLP(nn.Module):
             return y
 
         return by_domain(run, domain_slices, x, width=(self.out_dim,))
+
+    def _by_layer(
+        self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices
+    ) -> Float[Tensor, "batch out_dim"]:
+        """All domains' rows through the first layer of each, then through the second."""
+        counts = [count for count in domain_slices.counts if count]
+        for depth in range(self.num_layers):
+            layers = [self._layer(domain, depth) for domain, _ in domain_slices]
+            y = linear_by_span(for_products(x), counts, [layer.linear for layer in layers])
+            norms = [layer.norm.norm for layer in layers if isinstance(layer.norm, SharedBatchNorm)]
+            y = norm_by_span(y, counts, norms, rectify=True) if norms else y.relu_()
+            x = layers[0].dropout(y)
+        return x
+
+    def _layer(self, domain: int, depth: int) -> DenseLayer:
+        network = self.own_networks[domain]
+        assert isinstance(network, MLP)
+        layer = network.layers[depth]
+        assert isinstance(layer, DenseLayer)
+        return layer
 
 
 class StarMLP(nn.Module):
@@ -102,5 +126,5 @@ class StarMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in_dim"], domain_slices: DomainSlices) -> Float[Tensor, "batch out_dim"]:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = self.dropout(norm(linear(x, domain_slices), domain_slices).relu_())
+            x = self.dropout(norm(linear(x, domain_slices), domain_slices, rectify=True))
         return x
