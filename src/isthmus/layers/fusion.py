@@ -46,8 +46,11 @@ class ConcatFusion(nn.Module):
         domain_slices: DomainSlices,
     ) -> Float[Tensor, "batch fused"]:
         if has_short_spans(domain_slices):
-            specific = _SpanScale.apply(specific, *self._gates(self.own_specific_gates, indicator, domain_slices))  # type: ignore[no-untyped-call]
-            shared = _SpanScale.apply(shared, *self._gates(self.own_shared_gates, indicator, domain_slices))  # type: ignore[no-untyped-call]
+            counts = [count for count in domain_slices.counts if count]
+            gates = [self.gates(domain, indicator) for domain, _ in domain_slices]
+            of_specific, of_shared = (torch.stack(each) for each in zip(*gates, strict=True))
+            specific = _SpanScale.apply(specific, counts, of_specific)  # type: ignore[no-untyped-call]
+            shared = _SpanScale.apply(shared, counts, of_shared)  # type: ignore[no-untyped-call]
             return torch.cat((specific, specific * shared, shared), dim=1)
 
         def run(domain: int, specific: Tensor, shared: Tensor) -> Tensor:
@@ -56,13 +59,6 @@ class ConcatFusion(nn.Module):
             return torch.cat((gated_specific, gated_specific * gated_shared, gated_shared), dim=1)
 
         return by_domain(run, domain_slices, specific, shared, width=(self.out_dim,))
-
-    def _gates(
-        self, own_gates: nn.ModuleList, indicator: DomainIndicator, domain_slices: DomainSlices
-    ) -> tuple[list[int], Float[Tensor, "span width"]]:
-        """How many rows each domain that has some has, and its gate."""
-        gates = [own_gates[domain](indicator(domain)) for domain, _ in domain_slices]
-        return [count for count in domain_slices.counts if count], torch.stack(gates).sigmoid()
 
 
 class _SpanScale(torch.autograd.Function):
