@@ -136,7 +136,9 @@ class CTRModel(nn.Module):
             logit = logit + self.first_order(features, domain_slices)
         if self.auxiliary is not None:
             assert self.indicator is not None
-            own = [self.indicator(domain).expand(rows.stop - rows.start, -1) for domain, rows in domain_slices]
+            own = [
+                self.indicator(domain).to(x.dtype).expand(rows.stop - rows.start, -1) for domain, rows in domain_slices
+            ]
             described = torch.cat([x, torch.cat([x.new_zeros(0, AUXILIARY_DIM), *own])], dim=1)
             logit = logit + self.auxiliary(described, everything)
         return logit
