@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing import parent_process
+from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from socket import AF_INET, AF_INET6, create_server
 from threading import Thread
@@ -40,9 +41,11 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> Non
     Raises:
         InputError: the bundle or the events cannot be opened, or the address cannot be used.
     """
-    open_service(
-        bundle_at(settings.place), check=settings.check, engine=settings.engine
-    )  # tells what is wrong before any worker starts
+    if workers == 1:
+        try_opening(settings)
+    else:  # in a process that ends: what opening leaves in memory would stay with the supervisor, which serves nothing
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            process.submit(try_opening, settings).result()
     config = uvicorn.Config(
         partial(new_worker, settings),
         factory=True,
@@ -64,6 +67,11 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> Non
             Multiprocess(config, sockets=[listening]).run()
         else:
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def try_opening(settings: ServeSettings) -> None:
+    """Tell what is wrong with the bundle before any worker starts; raises InputError."""
+    open_service(bundle_at(settings.place), check=settings.check, engine=settings.engine)
 
 
 def new_worker(settings: ServeSettings) -> Edge:
