@@ -28,17 +28,16 @@ from time import perf_counter, process_time
 
 import numpy as np
 import torch
-from benchmarks.serving import connect
 from benchmarks.serving_bundle import DOMAINS, load_bundle
 from benchmarks.serving_sender import (
     SENDER_CORE,
     SERVER_CORE,
+    Asker,
     Outcome,
     closed_loop,
     cpu_seconds,
     memory_of,
     open_loop,
-    post,
     serving,
 )
 
@@ -162,9 +161,9 @@ def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
     ratios: dict[str, list[float]] = {"cpu": [], "wall": []}
     times: dict[str, list[float]] = {"search": [], "forward": [], "request": [], "latency": []}
     with serving(load.bundle(), load.options, pinned=True) as (process, port):
-        connection = connect(port, process)
+        connection = Asker(port)
         for body in load.bodies[:WARM_UP]:
-            post(connection, body)
+            connection.ask(body)
         connection.close()
         os.sched_setaffinity(0, {SERVER_CORE})
         for _ in range(load.rounds):
@@ -179,10 +178,10 @@ def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
                 spent["forward"] += process_time() - middle
             cpu, wall = dict(spent), {"bare": perf_counter() - began}
             os.sched_setaffinity(0, {SENDER_CORE})
-            connection = connect(port, process)  # the server closes one that is idle for 5 s
+            connection = Asker(port)  # the server closes one that is idle for 5 s
             started, began = cpu_seconds(process.pid), perf_counter()
             for body in load.bodies[:count]:
-                post(connection, body)
+                connection.ask(body)
             cpu["request"], wall["request"] = cpu_seconds(process.pid) - started, perf_counter() - began
             connection.close()
             os.sched_setaffinity(0, {SERVER_CORE})

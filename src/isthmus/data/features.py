@@ -1,6 +1,6 @@
 """From stored columns to the features of a batch: whole-column gathers, fields told apart by position alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -202,6 +202,10 @@ def first_not_before(time: Column, span: HistorySpan, limit: Column) -> Rows:
     return low
 
 
+Histories = Callable[[FieldSpec], Bag]
+"""The lists of a history field, one a row."""
+
+
 class FeatureReader:
     """Reads one side's features for given rows."""
 
@@ -217,13 +221,15 @@ class FeatureReader:
         domain: Rows,
         *,
         span: HistorySpan | None = None,
+        histories: Histories | None = None,
         events: Events | None = None,
         event_rows: Rows | None = None,
     ) -> Features:
         """Features of users or items `rows` shown in `domain`.
 
         Args:
-            span: what each row may see of its history; needed where a history field is read.
+            span: what each row may see of its history; needed where a history field is read, unless
+            histories: gives the lists of such a field.
             events, event_rows: the log rows that carry the context fields; needed where there are any.
         """
         blocks = {False: rows, True: domain * self.num_rows + rows}
@@ -232,7 +238,12 @@ class FeatureReader:
             for field in self.fields.single
         ]
         numbers = [self._column(field, blocks, events, event_rows) for field in self.fields.numbers]
-        bags = tuple(self._bag(field, blocks, domain, span, events, event_rows) for field in self.fields.lists)
+        bags = tuple(
+            histories(field)
+            if field.kind == "history" and histories is not None
+            else self._bag(field, blocks, domain, span, events, event_rows)
+            for field in self.fields.lists
+        )
         texts = [self._column(field, blocks, events, event_rows) for field in self.fields.texts]
         return Features(
             torch.from_numpy(stack(single, len(rows), np.dtype(np.int64))),

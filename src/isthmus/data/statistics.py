@@ -15,7 +15,9 @@ class Spread:
 
     def standardise(self, values: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
         """Standardised values; a missing one (NaN) becomes 0, the mean."""
-        return np.nan_to_num((values - self.mean) / self.std, nan=0.0).astype(np.float32)
+        standard = ((values - self.mean) / self.std).astype(np.float32)
+        standard[np.isnan(standard)] = 0
+        return standard
 
 
 def measure_spread(values: Float[np.ndarray, " row"], is_training: Bool[np.ndarray, " row"]) -> Spread:

@@ -54,7 +54,7 @@ def filtered_search(
         most = int(num_excluded[few].max())
         found, places = index.search(queries[few], k + most, params=parameters(None, most))
         for query, one, place in zip(np.flatnonzero(few).tolist(), found, places, strict=True):
-            kept = np.flatnonzero(~np.isin(place, exclusions[query]))[:k] if len(exclusions[query]) else slice(k)
+            kept = outside(place, exclusions[query])[:k]
             distance[query], column[query] = one[kept], place[kept]
     for query in np.flatnonzero(~few).tolist():
         is_allowed = np.ones(index.ntotal, dtype=bool)
@@ -64,3 +64,12 @@ def filtered_search(
         row = slice(query, query + 1)
         distance[row], column[row] = index.search(queries[row], k, params=parameters(selector, len(exclusions[query])))
     return distance, column
+
+
+def outside(places: Int[ndarray, " found"], excluded: Int[ndarray, " _excluded"]) -> Int[ndarray, " _kept"]:
+    """Which of the places are not excluded; for few of both a table of all would take longer."""
+    if not len(excluded):
+        return np.arange(len(places))
+    ordered = np.sort(excluded)
+    at = np.searchsorted(ordered, places)
+    return np.flatnonzero(ordered.take(at, mode="clip") != places)

@@ -167,12 +167,17 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     app = FastAPI(title="Isthmus", description="The best items of a domain for a user.", lifespan=lifespan)
     _add_errors(app)
     _add_state(app, host, metrics, gate)
-    recommend = _add_recommendations(app, host, metrics, gate, trial)
+    _add_recommendations(app, host, metrics, gate, trial)
     _add_events(app, host, gate, store, clock)
     add_feedback(app, logs.get("feedback"), clock)
     add_page(app)
     return Edge(
-        Direct(app, gate, lambda body, request_id: recommend(host.service, body, request_id)),
+        Direct(
+            app,
+            gate,
+            lambda body, request_id: trial.answer(host.service, body.request(), request_id),
+            metrics.observe_answer,
+        ),
         token=settings.token,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.timeout_s,
@@ -181,14 +186,10 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     )
 
 
-def _add_recommendations(
-    app: FastAPI, host: Host, metrics: Metrics, gate: Gate, trial: Trial
-) -> Callable[[Service, RecommendBody, str], Recommendation]:
-    """Add the paths; gives what answers one recommendation."""
-
+def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate, trial: Trial) -> None:
     def recommend(service: Service, body: RecommendBody, request_id: str) -> Recommendation:
         answer = trial.answer(service, body.request(), request_id)
-        metrics.observe_answer(answer.domain, answer.basis, answer.ordered_by, answer.timings_ms)
+        metrics.observe_answer(answer)
         return answer
 
     @app.post("/v1/recommend", response_model=Recommendation)
@@ -246,8 +247,6 @@ def _add_recommendations(
         service = host.service
         users = await gate.run(lambda: service.find_users(prefix, limit))
         return FoundUsers(users, service.manifest.version)
-
-    return recommend
 
 
 def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:

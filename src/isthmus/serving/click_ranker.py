@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from isthmus.batch import RankingFeatures
 from isthmus.data.dataset import Column, Dataset, Lists
 from isthmus.data.features import ALL_SIDES, FeatureReader, ranking_sizes, table_sizes
 from isthmus.domains import DomainSlices
-from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet
 from isthmus.models.explanation import by_row, parts_of_ranker
 from isthmus.models.ranker import new_ranker
@@ -55,7 +55,7 @@ class Ranked:
 
     probability: Float[np.ndarray, " item"]
     logit: Float[np.ndarray, " item"]
-    is_known: tuple[bool, ...]
+    is_known: Bool[np.ndarray, " item"]
     gates: tuple[dict[str, float], ...] | None
     parts: tuple[dict[str, float], ...] | None
 
@@ -68,7 +68,8 @@ class ClickRanker:
         self.view = View(dataset, fields, by_time=True)
         self.item_reader = FeatureReader(dataset, "item", fields)
         self.row_reader = FeatureReader(dataset, "row", fields)
-        self.domains, self.score_field, self.kept_shares = record.domains, record.score_field, record.kept_shares
+        self.domains, self.score_field = record.domains, record.score_field
+        self.log_kept_shares = tuple(log(share) for share in record.kept_shares)
         self.model = new_ranker(
             record.settings,
             domain_names=dataset.schema.domain_names,
@@ -110,13 +111,14 @@ class ClickRanker:
         user_row = 0 if request.user is None else view.users.row(request.user)
         item_row = request.item_row
         features = self._features(request, domain, user_row, item_row)
-        slices = DomainSlices.single(domain, len(item_row), len(view.names))
         logit = self.scorer(features, domain)
-        gates = self._gates(features, slices, domain) if with_gates else None
-        parts = parts_of_ranker(self.model, features, slices, domain) if with_gates else None
-        known = tuple((item_row > 0).tolist())
-        corrected = corrected_for_sampling(logit.double(), slices.row_domain(), self.kept_shares)
-        return Ranked(corrected.sigmoid().numpy(), corrected.float().numpy(), known, gates, by_row(parts))
+        gates = parts = None
+        if with_gates:
+            slices = DomainSlices.single(domain, len(item_row), len(view.names))
+            gates = self._gates(features, slices, domain)
+            parts = parts_of_ranker(self.model, features, slices, domain)
+        corrected = logit.double() + self.log_kept_shares[domain]  # as `corrected_for_sampling`
+        return Ranked(corrected.sigmoid().numpy(), corrected.float().numpy(), item_row > 0, gates, by_row(parts))
 
     def _features(
         self, request: RankRequest, domain: int, user_row: int, item_row: Int[np.ndarray, " item"]

@@ -3,6 +3,7 @@
 What is asked wrongly, and all other paths, are the framework's: it describes them, checks them and says what is wrong.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,10 +34,17 @@ class Direct:
 
     Args:
         recommend: the answer to a body and the request's id; runs in the gate's threads.
+        observe: hears of each answer once it is sent.
     """
 
-    def __init__(self, app: App, gate: Gate, recommend: Callable[[RecommendBody, str], Recommendation]) -> None:
-        self.app, self.gate, self.recommend = app, gate, recommend
+    def __init__(
+        self,
+        app: App,
+        gate: Gate,
+        recommend: Callable[[RecommendBody, str], Recommendation],
+        observe: Callable[[Recommendation], None],
+    ) -> None:
+        self.app, self.gate, self.recommend, self.observe = app, gate, recommend, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
@@ -56,7 +64,7 @@ class Direct:
             return
         try:
             body = RecommendBody.model_validate_json(message["body"])
-            answer = await self.gate.run(lambda: orjson.dumps(self.recommend(body, scope[REQUEST_ID])))
+            found, answer = await self.gate.run(lambda: self._answer(body, scope[REQUEST_ID]))
         except OverloadedError:
             await overloaded(send)
         except TimeoutError:
@@ -69,6 +77,11 @@ class Direct:
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": answer})
+            asyncio.get_running_loop().call_soon(self.observe, found)  # after the answer has left; see `Edge`
+
+    def _answer(self, body: RecommendBody, request_id: str) -> tuple[Recommendation, bytes]:
+        found = self.recommend(body, request_id)
+        return found, orjson.dumps(found)
 
 
 async def overloaded(send: Send) -> None:

@@ -59,11 +59,14 @@ class Edge:
         try:
             await self._guarded(scope, receive, answer)
         finally:
-            seconds = perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
-            self.metrics.observe(route, status, seconds)
-            line = {"method": scope["method"], "path": scope["path"], "status": status, "request": request_id}
-            LOG.info("request", extra={"fields": {**line, "ms": round(1000 * seconds, 3), "bundle": self.bundle()}})
+            # The event loop sends what was written when this turn of it ends: nobody need wait for the log.
+            asyncio.get_running_loop().call_soon(self._record, scope, status, perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count and log an answered request."""
+        self.metrics.observe(getattr(scope.get("route"), "path", "unknown"), status, seconds)
+        line = {"method": scope["method"], "path": scope["path"], "status": status, "request": scope[REQUEST_ID]}
+        LOG.info("request", extra={"fields": {**line, "ms": round(1000 * seconds, 3), "bundle": self.bundle()}})
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

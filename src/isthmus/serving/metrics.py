@@ -1,10 +1,11 @@
 """What the service counts, for Prometheus."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from isthmus.serving.requests import Recommendation
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -55,9 +56,9 @@ class Metrics:
     def observe(self, route: str, status: int, seconds: float) -> None:
         self.requests.labels(route, str(status)).observe(seconds)
 
-    def observe_answer(self, domain: str, basis: str, ordered_by: str, timings_ms: Mapping[str, float]) -> None:
-        self.answers.labels(domain, basis, ordered_by).inc()
-        for stage, milliseconds in timings_ms.items():
+    def observe_answer(self, answer: Recommendation) -> None:
+        self.answers.labels(answer.domain, answer.basis, answer.ordered_by).inc()
+        for stage, milliseconds in answer.timings_ms.items():
             self.stages.labels(stage).observe(milliseconds / 1000)
 
     def text(self) -> bytes:

@@ -1,7 +1,7 @@
 """From a user in a domain to the best items that this domain may show."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from isthmus.batch import Bag, Features
 from isthmus.data.dataset import Column, Dataset, Events, Lists
-from isthmus.data.features import FeatureReader, HistoryReader, Rows, to_bag
+from isthmus.data.features import FeatureReader, Histories, HistoryReader, Rows, to_bag
 from isthmus.domains import DomainSlices
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.retrieval import encode_items
 from isthmus.files import new_file
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
+from isthmus.schema import FieldSpec
 from isthmus.serving.indexes import AnyIndexSettings, BuiltIndex, build_index
 
 Basis = Literal["user history", "given history", "popular items of the domain"]
@@ -160,8 +161,7 @@ class Recommender:
         return self._indexes[domain]
 
     def _for_history(self, domain: int, name: str, history: Sequence[str], k: int) -> Recommendations:
-        places = [place for place, field in enumerate(self.user_reader.fields.lists) if field.kind == "history"]
-        if not places:
+        if not any(field.kind == "history" for field in self.user_reader.fields.lists):
             raise InputError("the model reads no history (retrieval.fields); ask for a known user instead")
         rows = np.array([self._row_of_item.get(item, UNSEEN) for item in history], dtype=np.int64)
         unknown = tuple(item for item, row in zip(history, rows.tolist(), strict=True) if row == UNSEEN)
@@ -171,12 +171,13 @@ class Recommender:
         seen = to_bag(known, np.array([0, len(known)]))
         if not len(known):
             return Recommendations(name, self._popular(domain, k), "popular items of the domain")
-        features = self._features(np.array([UNSEEN]), domain)
-        bags = list(features.bags)
-        for place in places:
-            latest = known[-self.user_reader.fields.lists[place].max_length :]
-            bags[place] = to_bag(latest, np.array([0, len(latest)]))
-        item_row, score = self._search(domain, replace(features, bags=tuple(bags)), seen, k)
+
+        def latest(field: FieldSpec) -> Bag:
+            rows = known[-field.max_length :]
+            return to_bag(rows, np.array([0, len(rows)]))
+
+        features = self._features(np.array([UNSEEN]), domain, histories=latest)
+        item_row, score = self._search(domain, features, seen, k)
         return Recommendations(name, self._named(item_row[0], score[0]), "given history", unknown)
 
     @cached_property
@@ -201,12 +202,13 @@ class Recommender:
         except ValueError as error:
             raise InputError(f"{error}{did_you_mean(domain, self.dataset.schema.domain_names)}") from error
 
-    def _features(self, user_row: Rows, domain: int) -> Features:
+    def _features(self, user_row: Rows, domain: int, *, histories: Histories | None = None) -> Features:
         column = np.full(len(user_row), domain, dtype=np.int64)
         return self.user_reader.read(
             user_row,
             column,
             span=self.history.span(user_row, "test"),
+            histories=histories,
             events=self._no_context,
             event_rows=np.zeros(len(user_row), dtype=np.int64),
         )

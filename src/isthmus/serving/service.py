@@ -165,7 +165,9 @@ class Service:
         scored = self._rank(name, known, self.ranker.view.items.rows(request.items), found, request.context, False)
         return tuple(
             ScoredItem(item, float(probability), is_known)
-            for item, probability, is_known in zip(request.items, scored.probability, scored.is_known, strict=True)
+            for item, probability, is_known in zip(
+                request.items, scored.probability, scored.is_known.tolist(), strict=True
+            )
         )
 
     def similar(self, item: str, domain: str, k: int = 10) -> tuple[SimilarItem, ...]:

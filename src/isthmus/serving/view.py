@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from isthmus.batch import Bag, Features
 from isthmus.data.dataset import Column, Dataset, Events, Lists, read_manifest
-from isthmus.data.features import FeatureReader, HistoryReader, HistorySpan, Rows, to_bag
+from isthmus.data.features import FeatureReader, HistoryReader, Rows, to_bag
 from isthmus.data.statistics import Spread
 from isthmus.errors import InputError, did_you_mean
 from isthmus.schema import FieldSpec
@@ -22,10 +22,18 @@ ContextValue = str | int | float | Sequence[str | int]
 
 
 class Names:
-    """The texts of a vocabulary, found by bisection: they ascend."""
+    """The texts of a vocabulary, found by bisection: they ascend.
+
+    Args:
+        texts: strings, none missing.
+    """
 
     def __init__(self, texts: pa.Array) -> None:
-        self.texts = texts
+        self.texts = texts.cast(pa.large_string())
+        _, ends, content = self.texts.buffers()
+        # Arrow's own way to a text is an object of its own and five times as long
+        self._ends = np.frombuffer(ends or b"", np.int64)[self.texts.offset : self.texts.offset + len(texts) + 1]
+        self._bytes = memoryview(content if content is not None else b"")
 
     @classmethod
     def of(cls, dataset: Dataset, vocabulary: str) -> "Names":
@@ -51,12 +59,10 @@ class Names:
 
     def texts_of(self, rows: Int[np.ndarray, " row"]) -> list[str | None]:
         """The text of each row; None of row 0."""
-        texts: list[str | None] = self.texts.take(pa.array(rows - 1, mask=rows == UNSEEN)).to_pylist()
-        return texts
+        return [None if row == UNSEEN else self.text(row) for row in rows.tolist()]
 
     def _at(self, place: int) -> str:
-        text: str = self.texts[place].as_py()
-        return text
+        return str(self._bytes[self._ends[place] : self._ends[place + 1]], "utf-8")
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,7 @@ class View:
         self.by_time = by_time
         numbers = read_manifest(dataset.path)["numbers"]
         self.spreads = {name: Spread(spread["mean"], spread["std"]) for name, spread in numbers.items()}
-        self.history_fields = {
-            place: field for place, field in enumerate(self.user_reader.fields.lists) if field.kind == "history"
-        }
+        self.history_fields = [field for field in self.user_reader.fields.lists if field.kind == "history"]
         known = {} if dataset.impressions is None else dataset.impressions["train"].context
         self._empty = {**dataset.events["train"].context, **known}
         self.context_fields = {
@@ -142,17 +146,17 @@ class View:
         """Whether the model has something to go by: a history that it reads, or else the user itself."""
         if not self.history_fields:
             return user_row != UNSEEN
-        return any(len(taken.seen_by(field, domain)) for field in self.history_fields.values())
+        return any(len(taken.seen_by(field, domain)) for field in self.history_fields)
 
     def user_features(self, user_row: int, domain: int, taken: Taken, events: Events) -> Features:
         """The user's side of one request, as a batch of one row; `events` carries the context in its first row."""
-        one, none = np.array([user_row]), np.zeros(1, dtype=np.int64)
-        nothing = HistorySpan(none, none, none - 1)
-        features = self.user_reader.read(one, np.array([domain]), span=nothing, events=events, event_rows=none)
-        bags = list(features.bags)
-        for place, field in self.history_fields.items():
-            bags[place] = bag_of(taken.seen_by(field, domain))
-        return replace(features, bags=tuple(bags))
+        return self.user_reader.read(
+            np.array([user_row]),
+            np.array([domain]),
+            histories=lambda field: bag_of(taken.seen_by(field, domain)),
+            events=events,
+            event_rows=np.zeros(1, dtype=np.int64),
+        )
 
     def context(self, values: Mapping[str, ContextValue], num_rows: int = 1) -> Events:
         """A request's context, the same in all rows; a field without a value stands at the unseen one, a number at its
