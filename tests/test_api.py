@@ -45,6 +45,13 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert in_a_fresh_process(code).strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["isthmus.api", "isthmus.serving.server"])
+def test_training_and_serving_load_no_library_that_only_preparing_needs(module: str) -> None:
+    heavy = ("ibis", "duckdb", "sqlglot", "scipy", "redis")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    assert in_a_fresh_process(code).strip() == "[]"
+
+
 def test_the_whole_way_through_the_functions(tiny_log: Path, tmp_path: Path) -> None:
     dataset = isthmus.prepare(tiny_log, tmp_path / "dataset")
     assert all(finding.ok for finding in isthmus.audit(dataset.path))

@@ -151,6 +151,24 @@ class Dataset:
         """Whether a user's or an item's value of this field differs by domain."""
         return field.source != "events" and self.schema.tables[field.source].domain is not None
 
+    def keys(self, events: Events, of: str) -> Column:
+        """What a statistic is about: each row's user, item, or value in the field named `of`."""
+        if of == "user":
+            return events.user_row
+        if of == "item":
+            return events.item_row
+        field = next(f for f in self.schema.fields if f.name == of)
+        if field.side in ("context", "row"):
+            stored = events.context[of]
+            assert isinstance(stored, np.ndarray)
+            return stored
+        stored = self.features[of]
+        assert isinstance(stored, np.ndarray)
+        row, num_rows = (events.user_row, self.num_users) if field.side == "user" else (events.item_row, self.num_items)
+        block = np.asarray(events.domain, np.int64) * num_rows if self.is_by_domain(field) else 0
+        taken: Column = stored[block + np.asarray(row, np.int64)]
+        return taken
+
     @classmethod
     def open(cls, path: Path) -> "Dataset":
         """Open a dataset folder.

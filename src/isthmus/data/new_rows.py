@@ -97,7 +97,7 @@ def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) ->
     assert outcome is not None
     time = None if train.time is None or events.time is None else both(train.time, events.time)
     values: Column = row_statistics(
-        both(keys(dataset, train, field.of), keys(dataset, events, field.of)).astype(np.int64),
+        both(dataset.keys(train, field.of), dataset.keys(events, field.of)).astype(np.int64),
         both(train.domain, events.domain).astype(np.int64),
         both(outcome, np.zeros(events.num_rows)).astype(np.float64),
         time,
@@ -110,27 +110,6 @@ def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) ->
         unknown=NO_ROWS_MEAN if field.column is None else np.nan,
     )
     return values[num_train:]
-
-
-def keys(dataset: Dataset, events: Events, of: str) -> Column:
-    """What a statistic is about: each row's user, item, or value in the named field."""
-    if of == "user":
-        return events.user_row
-    if of == "item":
-        return events.item_row
-    field = next(f for f in dataset.schema.fields if f.name == of)
-    if field.side in ("context", "row"):
-        stored = events.context[of]
-        assert isinstance(stored, np.ndarray)
-        return stored
-    stored = dataset.features[of]
-    assert isinstance(stored, np.ndarray)
-    row, num_rows = (
-        (events.user_row, dataset.num_users) if field.side == "user" else (events.item_row, dataset.num_items)
-    )
-    block = np.asarray(events.domain, np.int64) * num_rows if dataset.is_by_domain(field) else 0
-    taken: Column = stored[block + np.asarray(row, np.int64)]
-    return taken
 
 
 def _encoded(

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from isthmus.data.dataset import Dataset
-from isthmus.data.new_rows import keys
 from isthmus.data.row_statistics import NO_ROWS_MEAN
 from isthmus.schema import FieldSpec
 
@@ -72,7 +71,7 @@ def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
     outcome = train.label if field.column is None else train.outcomes[field.column]
     assert outcome is not None
     num_keys = dataset.vocabulary_sizes[_vocabulary(dataset, field.of)]
-    cell = np.asarray(train.domain, np.int64) * num_keys + np.asarray(keys(dataset, train, field.of), np.int64)
+    cell = np.asarray(train.domain, np.int64) * num_keys + np.asarray(dataset.keys(train, field.of), np.int64)
     shape = (dataset.num_domains, num_keys)
     size = shape[0] * shape[1]
     return RowCounts(

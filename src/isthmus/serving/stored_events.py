@@ -7,7 +7,6 @@ from pathlib import Path
 
 from isthmus.errors import InputError
 from isthmus.serving.event_store import EventStore, EventsUnavailableError
-from isthmus.serving.redis_events import RedisEvents
 from isthmus.serving.sqlite_events import SqliteEvents
 
 OF_REDIS = ("redis", "rediss", "unix")
@@ -39,6 +38,8 @@ def open_store(where: str, *, retention_s: float) -> EventStore:
         return SqliteEvents(Path(where), retention_s=retention_s)
     if scheme not in OF_REDIS:
         raise InputError(f"--events: {scheme}:// is no store known here; give redis://HOST:PORT/DATABASE, or a file")
+    from isthmus.serving.redis_events import RedisEvents  # its client takes .14 s to import, and few use it
+
     return RedisEvents(where, retention_s=retention_s)
 
 
