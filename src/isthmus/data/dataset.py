@@ -185,8 +185,8 @@ class Dataset:
                 raise DatasetError(f"{path / name}: missing; the dataset is damaged, run 'isthmus prepare' again")
             is_empty = 0 in present[name]["shape"]  # an empty array cannot be mapped
             try:
-                array: Column = np.load(path / name, mmap_mode=None if is_empty else "r")
-                return array
+                # as a plain array, which every gather from it is spared a Python call by
+                return np.asarray(np.load(path / name, mmap_mode=None if is_empty else "r"))
             except ValueError as error:
                 raise DatasetError(f"{path / name}: {error}; run 'isthmus prepare' again") from error
 
