@@ -53,7 +53,7 @@ from isthmus.serving.service import Service, open_service
 PARTS = ("cost", "overload", "swap", "recall", "memory")
 K, CANDIDATES = 50, 500
 WARM_UP = 50
-LIBRARIES = "import isthmus.serving.server, onnxruntime; print(open('/proc/self/smaps_rollup').read())"
+LIBRARIES = "import isthmus.serving.app, onnxruntime; print(open('/proc/self/smaps_rollup').read())"
 Rows = list[list[str]]
 
 
@@ -234,18 +234,8 @@ def measure_memory(load: Load, engine: str) -> Rows:
         with serving(load.bundle(), [*load.options, "--workers", str(workers), "--no-check"]) as (process, port):
             asyncio.run(closed_loop(port, load.bodies, connections=8, count=max(400, 4 * WARM_UP)))
             held[workers] = memory_of(process.pid)
-    empty = int(
-        subprocess.check_output(
-            [
-                sys.executable,
-                "-c",
-                "import isthmus.serving.server, onnxruntime; print(open('/proc/self/smaps_rollup').read())",
-            ],
-            text=True,
-        )
-        .split("Pss:")[1]
-        .split()[0]
-    )
+    libraries = subprocess.check_output([sys.executable, "-c", LIBRARIES], text=True)
+    empty = int(libraries.split("Pss:")[1].split()[0])
     rows.append(["libraries alone, PSS", f"{empty / 1e3:.0f} MB", ""])
     for workers, (pss, private) in held.items():
         rows.append([f"{workers} worker(s), PSS of all processes", f"{pss:.0f} MB (private {private:.0f} MB)", ""])

@@ -45,9 +45,15 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert in_a_fresh_process(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["isthmus.api", "isthmus.serving.server"])
-def test_training_and_serving_load_no_library_that_only_preparing_needs(module: str) -> None:
-    heavy = ("ibis", "duckdb", "sqlglot", "scipy", "redis")
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("isthmus.api", ("ibis", "duckdb", "sqlglot", "scipy")),
+        ("isthmus.serving.app", ("ibis", "duckdb", "sqlglot", "scipy", "redis")),
+        ("isthmus.serving.server", ("torch", "numpy", "pyarrow", "faiss", "fastapi")),  # the supervisor's part
+    ],
+)
+def test_a_part_loads_no_library_that_only_another_needs(module: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     assert in_a_fresh_process(code).strip() == "[]"
 

@@ -307,7 +307,7 @@ def serve(
     """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
     try:
         from isthmus.abtest.assignment import read_experiment
-        from isthmus.serving.app import ServeSettings
+        from isthmus.serving.serve_settings import ServeSettings
         from isthmus.serving.server import serve as serve_place
     except ModuleNotFoundError as error:
         raise InputError(f"serve: {error.name} is not installed (pip install 'isthmus[serve]')") from error

@@ -17,11 +17,12 @@ from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import ServeSettings, new_app
+from isthmus.serving.app import new_app
 from isthmus.serving.edge import Edge
 from isthmus.serving.gate import Gate, OverloadedError
 from isthmus.serving.host import publish, rollback
 from isthmus.serving.requests import Recommendation, RecommendRequest
+from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import Service, open_service
 
 

@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import ServeSettings, new_app
+from isthmus.serving.app import new_app
 from isthmus.serving.gate import Gate
+from isthmus.serving.serve_settings import ServeSettings
 
 JSON = {"content-type": "application/json"}
 

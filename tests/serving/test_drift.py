@@ -10,7 +10,7 @@ from tests.serving.bundles import new_bundle
 
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
-from isthmus.serving.app import ServeSettings, new_app
+from isthmus.serving.app import new_app
 from isthmus.serving.drift import (
     EVERY,
     FILE,
@@ -23,6 +23,7 @@ from isthmus.serving.drift import (
     stability_index,
 )
 from isthmus.serving.requests import RecommendRequest
+from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import open_service
 
 

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import ServeSettings, new_app
+from isthmus.serving.app import new_app
+from isthmus.serving.serve_settings import ServeSettings
 
 EXAMPLES = 40
 OPERATIONS = 10

@@ -15,8 +15,9 @@ from isthmus.abtest.assignment import Experiment, Variant, assign
 from isthmus.abtest.logs import FEEDBACK, read_impressions
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
-from isthmus.serving.app import ServeSettings, new_app
+from isthmus.serving.app import new_app
 from isthmus.serving.row_log import RowLog
+from isthmus.serving.serve_settings import ServeSettings
 
 USERS = [f"u{number}" for number in range(12)]
 

@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import time
 from typing import Annotated, Any
 
@@ -15,12 +14,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
-from isthmus.abtest.assignment import Experiment
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.direct import Direct
 from isthmus.serving.edge import REQUEST_ID, Edge
-from isthmus.serving.engines import Engine
 from isthmus.serving.event_store import Event, EventStore, EventsUnavailableError
 from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
 from isthmus.serving.gate import Gate, OverloadedError
@@ -28,6 +25,7 @@ from isthmus.serving.host import Host
 from isthmus.serving.metrics import Metrics
 from isthmus.serving.pages import add_page
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem, UnknownItemError
+from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import MOST_ITEMS, Service
 from isthmus.serving.stored_events import StoredEvents, open_store, unavailable
 from isthmus.serving.trial import Trial
@@ -36,41 +34,6 @@ from isthmus.serving.view import domain_number
 LOG = logging.getLogger("isthmus.serving")
 DAY_S = 86_400.0
 EXPIRE_EVERY_S = 600.0
-
-
-@dataclass(frozen=True)
-class ServeSettings:
-    """How a bundle is served.
-
-    Attributes:
-        place: the bundle, or the folder whose pointer names it.
-        token: what requests to /v1 and /metrics must bear; None: anyone who reaches the port may ask.
-        events: the file or the address of Redis that keeps recent events; None: none are taken.
-        retention_days: how long an event counts.
-        num_threads, queue, timeout_s: requests computed at a time, how many more may wait, and how long.
-        max_body_bytes: of one request.
-        poll_s: how often another bundle is looked for.
-        check: whether every byte of the bundle is checked first.
-        shared_metrics: where several processes count together.
-        engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
-        experiment: divides requests among variants; None: all get the same.
-        log_folder: where impressions and feedback are written; None: nowhere.
-    """
-
-    place: Path
-    token: str | None = None
-    events: str | None = None
-    retention_days: float = 30.0
-    num_threads: int = 1
-    queue: int = 32
-    timeout_s: float = 5.0
-    max_body_bytes: int = 1 << 20
-    poll_s: float = 1.0
-    check: bool = True
-    shared_metrics: Path | None = None
-    engine: Engine | None = None
-    experiment: Experiment | None = None
-    log_folder: Path | None = None
 
 
 @dataclass(frozen=True)

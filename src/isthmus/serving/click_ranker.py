@@ -19,9 +19,10 @@ from isthmus.models.cdanet import AugmentationNetwork, CDAnet
 from isthmus.models.explanation import by_row, parts_of_ranker
 from isthmus.models.ranker import new_ranker
 from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
-from isthmus.serving.engines import EagerRowScorer, Engine, OnnxRowScorer, RowScorer
+from isthmus.serving.engines import EagerRowScorer, OnnxRowScorer, RowScorer
 from isthmus.serving.export import exported
 from isthmus.serving.row_counts import RowCounts
+from isthmus.serving.serve_settings import Engine
 from isthmus.serving.view import ContextValue, Names, View
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,6 @@ from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
 from isthmus.models.two_tower import Tower
 from isthmus.serving.graph_inputs import ranking_inputs, user_inputs
-
-Engine = Literal["eager", "onnx"]
 
 
 class UserEncoder(Protocol):

@@ -14,8 +14,8 @@ from isthmus.errors import InputError
 from isthmus.files import write_text
 from isthmus.serving.bundle_files import MANIFEST, Manifest, read_manifest, require_intact
 from isthmus.serving.drift import OnIndex
-from isthmus.serving.engines import Engine
 from isthmus.serving.requests import RecentEvents
+from isthmus.serving.serve_settings import Engine
 from isthmus.serving.service import Service, open_service
 
 POINTER = "current.json"

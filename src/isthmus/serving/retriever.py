@@ -21,9 +21,10 @@ from isthmus.models.explanation import by_row, parts_of_tower
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.models.user_tower import field_weights, new_user_tower
 from isthmus.serving.bundle_files import CorpusRecord, load_tensors, load_weights
-from isthmus.serving.engines import EagerUserEncoder, Engine, OnnxUserEncoder, UserEncoder
+from isthmus.serving.engines import EagerUserEncoder, OnnxUserEncoder, UserEncoder
 from isthmus.serving.export import exported
 from isthmus.serving.indexes import BuiltIndex
+from isthmus.serving.serve_settings import Engine
 from isthmus.serving.view import bag_of
 
 

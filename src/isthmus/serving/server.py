@@ -1,4 +1,8 @@
-"""The process that serves: uvicorn with one worker or several, and a log of JSON lines."""
+"""The process that serves: uvicorn with one worker or several, and a log of JSON lines.
+
+What serving takes is imported where a worker begins: the supervisor of several workers serves nothing, and would hold
+180 MB for nothing.
+"""
 
 import json
 import logging
@@ -12,16 +16,16 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from socket import AF_INET, AF_INET6, create_server
 from threading import Thread
+from typing import TYPE_CHECKING
 
-import torch
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from isthmus.errors import InputError
-from isthmus.serving.app import ServeSettings, new_app
-from isthmus.serving.edge import Edge
-from isthmus.serving.host import bundle_at
-from isthmus.serving.service import open_service
+from isthmus.serving.serve_settings import ServeSettings
+
+if TYPE_CHECKING:
+    from isthmus.serving.edge import Edge
 
 
 class JSONLines(logging.Formatter):
@@ -53,6 +57,7 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> Non
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=75,  # longer than proxies keep theirs: a request must not meet a connection being closed
         timeout_graceful_shutdown=max(1, round(2 * settings.timeout_s)),
     )
     log_json()
@@ -71,11 +76,18 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> Non
 
 def try_opening(settings: ServeSettings) -> None:
     """Tell what is wrong with the bundle before any worker starts; raises InputError."""
+    from isthmus.serving.host import bundle_at
+    from isthmus.serving.service import open_service
+
     open_service(bundle_at(settings.place), check=settings.check, engine=settings.engine)
 
 
-def new_worker(settings: ServeSettings) -> Edge:
+def new_worker(settings: ServeSettings) -> "Edge":
     """The application of one process; requests run side by side rather than the parts of one."""
+    import torch
+
+    from isthmus.serving.app import new_app
+
     log_json()
     torch.set_num_threads(1)
     if (supervisor := parent_process()) is not None:

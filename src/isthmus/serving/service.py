@@ -15,7 +15,6 @@ from isthmus.serving.attributes import Attributes, Value
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
 from isthmus.serving.drift import DriftMonitor, OnIndex, read_reference
-from isthmus.serving.engines import Engine
 from isthmus.serving.lookup import ItemSearch, beginning_with
 from isthmus.serving.requests import (
     Basis,
@@ -33,6 +32,7 @@ from isthmus.serving.requests import (
     UnknownItemError,
 )
 from isthmus.serving.retriever import Corpus, Found, Retriever
+from isthmus.serving.serve_settings import Engine
 from isthmus.serving.view import NOTHING, UNSEEN, ContextValue, Taken, View, domain_number
 
 MOST_ITEMS = 1000
