@@ -38,7 +38,6 @@ from isthmus.backbones.settings import (
 )
 from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RankingLoader
-from isthmus.data.prepare import prepare
 from isthmus.evaluation.ranking import score_impressions
 from isthmus.files import markdown_table
 from isthmus.metrics import auc_by_group
@@ -236,6 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.one:
         print(json.dumps(asdict(measure(Path(given.one[0]), given.one[1], given.one[2]))))
         return
+    from isthmus.data.prepare import prepare  # SQL engines, 50 MiB of them, that no process that trains holds
+
     size = Size(repeats=3 if given.full else 1)
     with tempfile.TemporaryDirectory() as folder:
         rows = make_rows(size.num_train, size.num_valid, size.num_test)

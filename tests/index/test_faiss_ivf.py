@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from isthmus.batch import Bag
 from isthmus.index.faiss_ivf import IVFIndex
 
 
@@ -40,3 +42,24 @@ def test_tuning_reads_the_fewest_lists_that_find_the_share() -> None:
     assert share() < 0.9
     assert index.tune(queries, best, recall=1.1) == 1.0  # more than there is: all lists
     assert index.inverted_file.nprobe == 24
+
+
+@pytest.mark.parametrize("num_excluded", [0, 3, 60, 395])
+@pytest.mark.parametrize("k", [1, 20, 500])
+def test_one_query_finds_what_it_finds_among_many(k: int, num_excluded: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(400, 8, generator=generator)
+    vectors[200:210] = vectors[0]  # equal scores: the lower row is the better
+    rows, queries = torch.arange(5, 405), torch.randn(6, 8, generator=generator)
+    index = IVFIndex.build(vectors, rows, num_lists=16, num_probes=2, eight_bits=False, seed=0)
+    for query in [*queries, vectors[0]]:
+        excluded = np.sort(torch.randperm(400, generator=generator)[:num_excluded].numpy())
+        bag = Bag(rows[excluded], torch.tensor([0, num_excluded]))
+        many = index.search(query[None], k, excluded=bag)
+        place, score = index.nearest(query.numpy(), k, excluded)
+        is_found = many.item_row[0] >= 0
+        assert rows[place].tolist() == many.item_row[0][is_found].tolist()
+        assert score == pytest.approx(many.score[0][is_found].numpy(), abs=1e-6)
+        assert len(place) == min(k, 400 - num_excluded)
+    with pytest.raises(ValueError, match="a query is not finite"):
+        index.nearest(np.full(8, np.nan, np.float32), k, np.empty(0, np.int64))

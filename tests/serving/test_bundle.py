@@ -86,7 +86,7 @@ def test_another_folder_is_no_bundle(tiny_dataset: Dataset, whole: Path, tmp_pat
         assert message in refused(tmp_path)
     manifest = json.loads((whole / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 9}))
-    assert "format 9, this version reads 1" in refused(tmp_path)
+    assert "format 9, this version reads 2" in refused(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "domains": None}))
     assert "damaged (domains:" in refused(tmp_path)
 

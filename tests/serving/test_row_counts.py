@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isthmus.data.dataset import Dataset
+from isthmus.data.dataset import Dataset, read_manifest
 from isthmus.data.new_rows import statistic_of_new_rows
 from isthmus.schema import FieldSpec
-from isthmus.serving.row_counts import RowCounts, row_counts
+from isthmus.serving.row_counts import RowCounts, row_counts, statistic_table
 
 # Domain 0: key 1 has 4 rows, 3 positive; the unseen key 0 has 2 rows, 1 positive. Domain 1: key 1 has 1 row, none.
 COUNTS = RowCounts(np.array([[2, 4], [0, 1]]), np.array([[1.0, 3.0], [0.0, 0.0]]))
@@ -66,10 +66,13 @@ def test_they_are_what_scoring_a_file_gives(labelled: Dataset) -> None:
     for one in fields:
         assert one.of is not None
         expected = statistic_of_new_rows(labelled, test, one)
+        spread = read_manifest(labelled.path)["numbers"][one.name]
         counts = row_counts(labelled, one)
         key = np.asarray(test.user_row if one.of == "user" else test.item_row, np.int64)
         for domain in range(labelled.num_domains):
             rows = np.flatnonzero(np.asarray(test.domain) == domain)
             found = counts.statistic(key[rows], domain, one, prior=labelled.schema.ranking.prior)
             assert found == pytest.approx(expected[rows])
+            of_bundle = statistic_table(labelled, one)[domain][key[rows]] * spread["std"] + spread["mean"]
+            assert of_bundle == pytest.approx(expected[rows], rel=1e-5, abs=1e-6)
     assert len(fields) == 8

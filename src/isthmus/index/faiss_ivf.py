@@ -9,8 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from isthmus.index.filtered import exclusions_by_query, faiss, filtered_search
-from isthmus.index.protocol import ItemLists, Neighbours, best_first, require_corpus, require_search
+from isthmus.index.filtered import exclusions_by_query, faiss, filtered_search, search_of_one
+from isthmus.index.protocol import (
+    ItemLists,
+    Neighbours,
+    best_first,
+    order_of_one,
+    require_corpus,
+    require_search,
+)
 
 
 class IVFIndex:
@@ -90,6 +97,32 @@ class IVFIndex:
         score[column == -1] = -np.inf
         best = best_first(torch.from_numpy(column), torch.from_numpy(score), self.item_row, k)
         return Neighbours(best.item_row.to(queries.device), best.score.to(queries))
+
+    def nearest(
+        self, query: Float[np.ndarray, " dim"], k: int, excluded: Int[np.ndarray, " excluded"]
+    ) -> tuple[Int[np.ndarray, " found"], Float[np.ndarray, " found"]]:
+        """What `search` gives for one query, without tensors and rows of none: they take a tenth of a request.
+
+        Args:
+            excluded: places in the corpus that must not be found, ascending.
+
+        Returns:
+            Places in the corpus and scores, best first; fewer than k only where no more are left.
+
+        Raises:
+            ValueError: the query is not finite.
+        """
+        if not bool(np.isfinite(query).all()):
+            raise ValueError("a query is not finite")
+        num_wanted = min(k, self.num_items - len(excluded))
+        num_probes, num_lists = self.inverted_file.nprobe, self.inverted_file.nlist
+        while True:
+            parameters = partial(_parameters, num_probes=num_probes)
+            score, place = search_of_one(self.inverted_file, query, k, excluded, parameters)
+            if len(place) >= num_wanted or num_probes == num_lists:
+                order = order_of_one(place, score)
+                return place[order], score[order]
+            num_probes = min(2 * num_probes, num_lists)
 
     def tune(self, queries: Float[Tensor, "query dim"], best: Int[Tensor, "query k"], *, recall: float) -> float:
         """Read as few lists as find a share of the best items of some queries, or all; gives the share found.

@@ -57,12 +57,42 @@ def filtered_search(
             kept = outside(place, exclusions[query])[:k]
             distance[query], column[query] = one[kept], place[kept]
     for query in np.flatnonzero(~few).tolist():
-        is_allowed = np.ones(index.ntotal, dtype=bool)
-        is_allowed[exclusions[query]] = False
-        bits = np.packbits(is_allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(bits)
         row = slice(query, query + 1)
-        distance[row], column[row] = index.search(queries[row], k, params=parameters(selector, len(exclusions[query])))
+        distance[row], column[row] = _search_allowed(index, queries[row], k, exclusions[query], parameters)
+    return distance, column
+
+
+def search_of_one(
+    index: Any,
+    query: Float[ndarray, " dim"],
+    k: int,
+    excluded: Int[ndarray, " _excluded"],
+    parameters: Callable[[Any, int], Any],
+) -> tuple[Float[ndarray, " found"], Int[ndarray, " found"]]:
+    """The same for one query, without the places where the search came to an end before k."""
+    if len(excluded) > k:
+        found, places = _search_allowed(index, query[None], k, excluded, parameters)
+        kept = np.flatnonzero(places[0] >= 0)
+    else:
+        most = len(excluded)
+        found, places = index.search(query[None], k + most, params=parameters(None, most))
+        kept = outside(places[0], excluded)[:k]
+        kept = kept[places[0][kept] >= 0]
+    return found[0][kept], places[0][kept]
+
+
+def _search_allowed(
+    index: Any,
+    query: Float[ndarray, "1 dim"],
+    k: int,
+    excluded: Int[ndarray, " _excluded"],
+    parameters: Callable[[Any, int], Any],
+) -> tuple[Float[ndarray, "1 k"], Int[ndarray, "1 k"]]:
+    """A search that asks about every item whether it is excluded."""
+    is_allowed = np.ones(index.ntotal, dtype=bool)
+    is_allowed[excluded] = False
+    bits = np.packbits(is_allowed, bitorder="little")
+    distance, column = index.search(query, k, params=parameters(faiss.IDSelectorBitmap(bits), len(excluded)))
     return distance, column
 
 

@@ -7,7 +7,7 @@
                                 the FAISS index where the corpus is large
     ranking/ranker.safetensors  the click model, where there is one
     retrieval/user-N.onnx, ranking/ranker-N.onnx    copies of both for ONNX Runtime, unless made without; see `export`
-    ranking/statistics.safetensors      what training labels say of users, items and field values
+    ranking/statistics.safetensors      what training rows say of users, items and values, as the click model reads it
     retrieval/data/, ranking/data/      a dataset without log rows: vocabularies, fields, histories, counts, titles;
                                 one for both where both runs are of the same dataset
     drift.json                  what requests are like for users as training had them, unless made without; see `drift`
@@ -52,7 +52,7 @@ from isthmus.serving.drift import write_reference
 from isthmus.serving.drift_reference import measured
 from isthmus.serving.export import export_ranker, export_user_tower
 from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
-from isthmus.serving.row_counts import row_counts
+from isthmus.serving.row_counts import statistic_table
 from isthmus.serving.service import open_service
 from isthmus.serving.view import View
 
@@ -245,9 +245,7 @@ def _write_ranking(
     statistics: dict[str, Tensor] = {}
     for field in ranking.dataset.schema.fields:
         if field.kind == "statistic":
-            counts = row_counts(ranking.dataset, field)
-            statistics[f"{field.name}/count"] = torch.from_numpy(counts.count)
-            statistics[f"{field.name}/total"] = torch.from_numpy(counts.total)
+            statistics[field.name] = torch.from_numpy(statistic_table(ranking.dataset, field))
     save_tensors(folder / "ranking" / "statistics.safetensors", statistics)
     data = "retrieval/data"
     if _manifest_sum(ranking.dataset) != _manifest_sum(retrieval.dataset):

@@ -16,7 +16,7 @@ from isthmus.errors import InputError
 from isthmus.models.ranker import RankingSettings
 from isthmus.models.two_tower import TwoTowerSettings
 
-KIND, FORMAT, MANIFEST = "isthmus bundle", 1, "manifest.json"
+KIND, FORMAT, MANIFEST = "isthmus bundle", 2, "manifest.json"
 ALIASES = "aliases"
 AGAIN = "make it again with 'isthmus bundle'"
 
@@ -90,7 +90,7 @@ class Manifest(Part):
     """What a bundle is. `created` is in ISO 8601; `version` is a checksum of all the rest."""
 
     kind: Literal["isthmus bundle"]
-    format: Literal[1]
+    format: Literal[2]
     created: str
     versions: dict[str, str]
     domains: tuple[str, ...]

@@ -21,7 +21,6 @@ from isthmus.models.ranker import new_ranker
 from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weights
 from isthmus.serving.engines import EagerRowScorer, OnnxRowScorer, RowScorer
 from isthmus.serving.export import exported
-from isthmus.serving.row_counts import RowCounts
 from isthmus.serving.serve_settings import Engine
 from isthmus.serving.view import ContextValue, Names, View
 
@@ -87,15 +86,10 @@ class ClickRanker:
                 self.scorer = OnnxRowScorer(exported(folder / "ranking", "ranker", dataset.num_domains))
             case other:
                 assert_never(other)
-        counts = load_tensors(folder / "ranking" / "statistics.safetensors")
-        self.statistics = {
-            field.name: (
-                field,
-                RowCounts(counts[f"{field.name}/count"].numpy(), counts[f"{field.name}/total"].numpy()),
-            )
-            for field in self.row_reader.fields.numbers
-            if field.kind == "statistic"
-        }
+        tables = load_tensors(folder / "ranking" / "statistics.safetensors")
+        self.statistics = [
+            (field, tables[field.name].numpy()) for field in self.row_reader.fields.numbers if field.kind == "statistic"
+        ]
 
     def rows_of(self, names: Names) -> Int[np.ndarray, " row"]:
         """The row here of each row of another vocabulary of items."""
@@ -150,16 +144,10 @@ class ClickRanker:
         context: Mapping[str, Column | Lists],
     ) -> dict[str, Column]:
         """Statistics as training labels have them in the end, and retrieval's score, standardised."""
-        ranking = self.view.dataset.schema.ranking
         columns: dict[str, Column] = {}
-        for name, (field, counts) in self.statistics.items():
-            assert ranking is not None
+        for field, table in self.statistics:
             assert field.of is not None
-            key = self._key(field.of, domain, user_row, item_row, context)
-            is_one = field.of == "user"  # the same of all items
-            values = counts.statistic(key[:1] if is_one else key, domain, field, prior=ranking.prior)
-            standard = self.view.spreads[name].standardise(values)
-            columns[name] = np.full(len(key), standard[0]) if is_one else standard
+            columns[field.name] = table[domain][self._key(field.of, domain, user_row, item_row, context)]
         if self.score_field is not None:
             spread = self.view.spreads[self.score_field]
             columns[self.score_field] = spread.standardise(request.retrieval_score.astype(np.float64))

@@ -1,13 +1,13 @@
-"""What training rows say of a user, an item or a field's value, as tables that a request reads from."""
+"""What training rows say of a user, an item or a field's value, as tables that requests read from."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from isthmus.data.dataset import Dataset
+from isthmus.data.dataset import Dataset, read_manifest
 from isthmus.data.row_statistics import NO_ROWS_MEAN
+from isthmus.data.statistics import Spread
 from isthmus.schema import FieldSpec
 
 
@@ -41,7 +41,7 @@ class RowCounts:
     def _in_scope(
         self, amount: np.ndarray, key: Int[np.ndarray, " row"], domain: int, field: FieldSpec
     ) -> tuple[Float[np.ndarray, " row"], float]:
-        by_domain = self._count_by_domain if amount is self.count else self._total_by_domain
+        by_domain = amount.sum(axis=1)
         own_total, total = float(by_domain[domain]), float(by_domain.sum())
         match field.scope:
             case "own":
@@ -51,16 +51,6 @@ class RowCounts:
             case "all":
                 values, own_total = amount[:, key].sum(axis=0), total
         return np.where(key > 0, values, 0).astype(np.float64), own_total
-
-    # once: a request must not add up the counts of a million items
-
-    @cached_property
-    def _count_by_domain(self) -> Int[np.ndarray, " domain"]:
-        return np.asarray(self.count.sum(axis=1))
-
-    @cached_property
-    def _total_by_domain(self) -> Float[np.ndarray, " domain"]:
-        return np.asarray(self.total.sum(axis=1))
 
 
 def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
@@ -77,6 +67,19 @@ def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
     return RowCounts(
         np.bincount(cell, minlength=size).reshape(shape).astype(np.int64),
         np.bincount(cell, np.asarray(outcome, np.float64), minlength=size).reshape(shape),
+    )
+
+
+def statistic_table(dataset: Dataset, field: FieldSpec) -> Float[np.ndarray, "domain key"]:
+    """A statistic of rows that come after all of training, standardised as the click model reads it, float32."""
+    assert dataset.schema.ranking is not None
+    prior = dataset.schema.ranking.prior
+    counts = row_counts(dataset, field)
+    spread = read_manifest(dataset.path)["numbers"][field.name]
+    standardise = Spread(spread["mean"], spread["std"]).standardise
+    keys = np.arange(counts.count.shape[1])
+    return np.stack(
+        [standardise(counts.statistic(keys, domain, field, prior=prior)) for domain in range(dataset.num_domains)]
     )
 
 

@@ -233,8 +233,10 @@ class Service:
         item_row = self.retriever.corpora[domain].item_row
         taken = known.taken.item_row[known.taken.domain == domain]
         left_out = np.concatenate([taken, self.view.items.rows(request.exclude)])
+        left_out.sort()  # neighbours are then found near each other
         place = np.searchsorted(item_row, left_out).clip(max=len(item_row) - 1)
-        excluded = np.unique(place[item_row[place] == left_out])
+        place = place[item_row[place] == left_out]
+        excluded: np.ndarray = place[np.diff(place, prepend=-1) > 0]
         if not request.filters:
             return excluded
         is_allowed = self.attributes.matching(request.filters, item_row, domain)
