@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from isthmus.batch import RankingFeatures
-from isthmus.data.dataset import Column, Dataset, Lists
+from isthmus.data.dataset import Column, Dataset, Events
 from isthmus.data.features import ALL_SIDES, FeatureReader, ranking_sizes, table_sizes
 from isthmus.domains import DomainSlices
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet
@@ -123,61 +123,26 @@ class ClickRanker:
         if request.stored:
             taken = view.stored(user_row).then(taken)
         user = view.user_features(user_row, domain, taken, view.context(request.context))
-        domain_column = np.full(num_items, domain, dtype=np.int64)
-        user_column = np.full(num_items, user_row, dtype=np.int64)
-        events = view.context(request.context, num_items)
-        of_row = self._row_columns(request, domain, user_column, item_row, events.context)
-        row = self.row_reader.read(
-            user_column,
-            domain_column,
-            events=replace(events, context={**events.context, **of_row}),
-            event_rows=np.arange(num_items),
+        rows = replace(
+            view.context(request.context, num_items),
+            user_row=np.full(num_items, user_row, dtype=np.int64),
+            item_row=item_row,
+            domain=np.full(num_items, domain, dtype=np.int64),
         )
-        return RankingFeatures(user, self.item_reader.read(item_row, domain_column), row)
+        rows = replace(rows, context={**rows.context, **self._row_columns(request, domain, rows)})
+        row = self.row_reader.read(rows.user_row, rows.domain, events=rows, event_rows=np.arange(num_items))
+        return RankingFeatures(user, self.item_reader.read(item_row, rows.domain), row)
 
-    def _row_columns(
-        self,
-        request: RankRequest,
-        domain: int,
-        user_row: Int[np.ndarray, " item"],
-        item_row: Int[np.ndarray, " item"],
-        context: Mapping[str, Column | Lists],
-    ) -> dict[str, Column]:
+    def _row_columns(self, request: RankRequest, domain: int, rows: Events) -> dict[str, Column]:
         """Statistics as training labels have them in the end, and retrieval's score, standardised."""
         columns: dict[str, Column] = {}
         for field, table in self.statistics:
             assert field.of is not None
-            columns[field.name] = table[domain][self._key(field.of, domain, user_row, item_row, context)]
+            columns[field.name] = table[domain][self.view.dataset.keys(rows, field.of)]
         if self.score_field is not None:
             spread = self.view.spreads[self.score_field]
             columns[self.score_field] = spread.standardise(request.retrieval_score.astype(np.float64))
         return columns
-
-    def _key(
-        self,
-        of: str,
-        domain: int,
-        user_row: Int[np.ndarray, " item"],
-        item_row: Int[np.ndarray, " item"],
-        context: Mapping[str, Column | Lists],
-    ) -> Int[np.ndarray, " item"]:
-        """What a statistic is about, of each item."""
-        if of == "user":
-            return user_row
-        if of == "item":
-            return item_row
-        dataset = self.view.dataset
-        field = next(f for f in dataset.schema.fields if f.name == of)
-        if field.side in ("context", "row"):
-            column = context[of]
-            assert isinstance(column, np.ndarray)
-            return column.astype(np.int64)
-        stored = dataset.features[of]
-        assert isinstance(stored, np.ndarray)
-        row, num_rows = (user_row, dataset.num_users) if field.side == "user" else (item_row, dataset.num_items)
-        shift = domain * num_rows if dataset.is_by_domain(field) else 0
-        key: np.ndarray = stored[row + shift].astype(np.int64)
-        return key
 
     def _gates(
         self, features: RankingFeatures, slices: DomainSlices, domain: int

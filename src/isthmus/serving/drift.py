@@ -98,7 +98,7 @@ class DriftMonitor:
         least: int = LEAST,
         every: int = EVERY,
     ) -> None:
-        self.reference, self.on_index = reference, on_index
+        self.on_index = on_index
         self._lock = Lock()
         self._windows = {domain: _Window(bins, half_window, least, every) for domain, bins in reference.items()}
         for domain, bins in reference.items():
