@@ -119,6 +119,10 @@ def test_the_trained_population_has_not_drifted_and_another_one_has_in_its_domai
     assert "probability" not in reference["news"]  # which no click model ranks
     context = dict.fromkeys(service.context_names)
     assert {f"context.{name}" for name in context} <= set(reference["shop"])
+    of_user = [field.name for field in labelled.schema.fields if field.kind == "statistic" and field.of == "user"]
+    assert of_user
+    assert {f"user.{name}" for name in of_user} <= set(reference["shop"])
+    assert not {f"user.{name}" for name in of_user} & set(reference["news"])
     for domain, dataset in (("shop", labelled), ("news", tiny_dataset)):
         for user in train_users(dataset, domain, 150):
             service.recommend(RecommendRequest(domain, user=user))
@@ -127,10 +131,12 @@ def test_the_trained_population_has_not_drifted_and_another_one_has_in_its_domai
         assert told.last[domain, "history"] < 0.25
         assert told.last[domain, "retrieval_score"] < 0.3
     assert told.last["shop", "probability"] < 0.3
+    assert max(told.last["shop", f"user.{name}"] for name in of_user) < 0.3
     for _ in range(150):
         service.recommend(RecommendRequest("shop", history=(("i1", "shop"),)))
     assert told.last["shop", "history"] > 1
     assert told.last["shop", "probability"] > 1
+    assert min(told.last["shop", f"user.{name}"] for name in of_user) > 0.25  # all alike now, those of nobody
     assert told.last["news", "history"] < 0.25
 
 

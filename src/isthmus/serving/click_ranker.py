@@ -22,7 +22,7 @@ from isthmus.serving.bundle_files import RankingRecord, load_tensors, load_weigh
 from isthmus.serving.engines import EagerRowScorer, OnnxRowScorer, RowScorer
 from isthmus.serving.export import exported
 from isthmus.serving.serve_settings import Engine
-from isthmus.serving.view import ContextValue, Names, View
+from isthmus.serving.view import UNSEEN, ContextValue, Names, View
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,19 @@ class ClickRanker:
         place = pc.index_in(names.texts, value_set=self.view.items.texts)
         return np.concatenate([[0], pc.fill_null(place, -1).to_numpy().astype(np.int64) + 1])
 
+    def user_statistics(self, domain: str, user: str | None) -> dict[str, float]:
+        """What training rows say of a user in a domain, standardised, by the name of the statistic."""
+        number = self.view.names.index(domain)
+        of_user = [(field, table) for field, table in self.statistics if field.of == "user"]
+        row = UNSEEN if user is None or not of_user else self.view.users.row(user)
+        return {field.name: float(table[number, row]) for field, table in of_user}
+
     @torch.inference_mode()
     def rank(self, request: RankRequest, *, with_gates: bool = False) -> Ranked:
         """Score the request's items, one or more; one that the model does not know is scored as an unseen one."""
         view = self.view
         domain = view.names.index(request.domain)
-        user_row = 0 if request.user is None else view.users.row(request.user)
+        user_row = UNSEEN if request.user is None else view.users.row(request.user)
         item_row = request.item_row
         features = self._features(request, domain, user_row, item_row)
         logit = self.scorer(features, domain)

@@ -309,6 +309,9 @@ class Service:
             else:
                 value = stored[place]
                 values[f"user.{field.name}"] = float(value) if field.kind == "number" else str(value)
+        if self.ranker is not None and self.is_ranked(self.domains[domain]):
+            statistics = self.ranker.user_statistics(self.domains[domain], known.user)
+            values |= {f"user.{name}": value for name, value in statistics.items()}
         for name in self.context_names:
             given = context.get(name)
             is_list = given is not None and not isinstance(given, str | int | float)
