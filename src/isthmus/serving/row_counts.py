@@ -1,6 +1,7 @@
 """What training rows say of a user, an item or a field's value, as tables that requests read from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,16 +42,21 @@ class RowCounts:
     def _in_scope(
         self, amount: np.ndarray, key: Int[np.ndarray, " row"], domain: int, field: FieldSpec
     ) -> tuple[Float[np.ndarray, " row"], float]:
-        by_domain = amount.sum(axis=1)
-        own_total, total = float(by_domain[domain]), float(by_domain.sum())
+        of_key, of_domain = self._sums["count" if amount is self.count else "total"]
         match field.scope:
             case "own":
-                values = amount[domain, key]
+                values, total = amount[domain, key], of_domain[domain]
             case "other":
-                values, own_total = amount[:, key].sum(axis=0) - amount[domain, key], total - own_total
+                values, total = of_key[key] - amount[domain, key], of_domain.sum() - of_domain[domain]
             case "all":
-                values, own_total = amount[:, key].sum(axis=0), total
-        return np.where(key > 0, values, 0).astype(np.float64), own_total
+                values, total = of_key[key], of_domain.sum()
+        return np.where(key > 0, values, 0).astype(np.float64), float(total)
+
+    @cached_property
+    def _sums(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Of all domains by key and of all keys by domain: once, not for each domain again."""
+        amounts = {"count": self.count, "total": self.total}
+        return {name: (amount.sum(axis=0), amount.sum(axis=1)) for name, amount in amounts.items()}
 
 
 def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
