@@ -75,7 +75,7 @@ def wait(browser: webdriver.Chrome, holds: Callable[[], object]) -> None:
 
 def open_page(browser: webdriver.Chrome, client: httpx2.Client) -> None:
     browser.get(str(client.base_url))
-    wait(browser, lambda: texts(browser, "#domains label"))
+    wait(browser, lambda: "are shown" in one(browser, "#said").text)
 
 
 def ask(browser: webdriver.Chrome) -> None:
@@ -106,6 +106,7 @@ def test_a_user_gets_both_lists_of_each_chosen_domain(
     browser: webdriver.Chrome, client: httpx2.Client, bundle: Path
 ) -> None:
     open_page(browser, client)
+    assert texts(browser, ".domain h2") == ["shop", "video"]  # of the user that stands there
     choose_user(browser, "u3")
     ask(browser)
     assert texts(browser, ".domain h2") == ["shop", "video"]

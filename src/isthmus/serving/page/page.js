@@ -1,7 +1,7 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const state = { token: sessionStorage.getItem("isthmus-token") || "", domains: [], taken: [], ready: false };
+const state = { token: sessionStorage.getItem("isthmus-token") || "", domains: [], taken: [], ready: false, asked: 0 };
 
 /** An element with text and children; text is never read as markup. */
 function element(name, { text, ...properties } = {}, ...children) {
@@ -72,6 +72,12 @@ async function open() {
   say("said", "");
   await suggestUsers();
   if (!at("user").value) at("user").value = at("users").firstElementChild?.value ?? "";
+}
+
+/** Lists of some user are there before anything is asked for. */
+async function begin() {
+  await open();
+  if (at("user").value) await recommend();
 }
 
 async function suggestUsers() {
@@ -173,10 +179,12 @@ async function recommend() {
   if (isHistory && !state.taken.length) throw new Error("find an item and add it to the history");
   const who = isHistory ? { history: state.taken.map(({ item, domain }) => ({ item, domain })) } : { user };
   say("said", "Asking …");
+  const number = ++state.asked;
   const answers = await Promise.all(chosen.map((domain) => {
     const { num_candidates: all } = state.domains.find((one) => one.name === domain);
     return ask("v1/recommend", { domain, k: Math.max(shown, Math.min(all, 1000)), explain: true, ...who });
   }));
+  if (number !== state.asked) return; // something else was asked for meanwhile
   at("results").replaceChildren(...answers.map((answer) => show(answer, shown)));
   say("said", `Lists of ${answers.map((answer) => answer.domain).join(", ")} are shown.`);
 }
@@ -189,7 +197,7 @@ at("ask").addEventListener("submit", (event) => {
 at("use-token").addEventListener("click", () => {
   state.token = at("token").value;
   sessionStorage.setItem("isthmus-token", state.token);
-  telling("said", open);
+  telling("said", begin);
 });
 at("user").addEventListener("input", after(150, () => telling("said", suggestUsers)));
 at("search").addEventListener("input", after(200, () => telling("search-said", findItems)));
@@ -200,4 +208,4 @@ for (const choice of document.querySelectorAll("input[name=who]")) {
     at("history-part").hidden = choice.value !== "history";
   });
 }
-telling("said", open);
+telling("said", begin);
