@@ -169,8 +169,9 @@ def test_it_fits_a_phone_and_needs_no_mouse(browser: webdriver.Chrome, client: h
     )
     open_page(browser, client)
     one(browser, "#user").send_keys(Keys.CONTROL, "a")
+    before = browser.find_elements(By.CSS_SELECTOR, ".domain")
     one(browser, "#user").send_keys("u3", Keys.ENTER)
-    wait(browser, lambda: texts(browser, ".domain h2"))
+    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".domain") != before)
     assert overflow(browser) <= 0
     picture(browser, "phone")
     browser.execute_script("document.querySelector('.domain').scrollIntoView()")
