@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from isthmus.batch import Bag
 from isthmus.index.faiss_ivf import IVFIndex
+from isthmus.index.filtered import faiss
 
 
 @pytest.mark.parametrize(("num_lists", "num_probes"), [(4, 1), (3, 4), (2, 0)])
@@ -63,3 +66,11 @@ def test_one_query_finds_what_it_finds_among_many(k: int, num_excluded: int) -> 
         assert len(place) == min(k, 400 - num_excluded)
     with pytest.raises(ValueError, match="a query is not finite"):
         index.nearest(np.full(8, np.nan, np.float32), k, np.empty(0, np.int64))
+
+
+def test_a_loaded_index_starts_no_threads_that_read_ahead(tmp_path: Path) -> None:
+    vectors = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    IVFIndex.build(vectors, torch.arange(300), num_lists=30, num_probes=30, eight_bits=False, seed=0).save(tmp_path)
+    loaded = IVFIndex.load(tmp_path)
+    assert faiss.downcast_InvertedLists(loaded.inverted_file.invlists).prefetch_nthread == 0
+    assert loaded.search(vectors[:1], 10).item_row.tolist() == (vectors[:1] @ vectors.T).topk(10).indices.tolist()
