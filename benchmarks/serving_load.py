@@ -186,7 +186,7 @@ def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
                     forward(number)
                 wall["threads"] = perf_counter() - began
             os.sched_setaffinity(0, {SENDER_CORE})
-            connection = Asker(port)  # the server closes one that is idle for 5 s
+            connection = Asker(port)
             started, began = cpu_seconds(process.pid), perf_counter()
             for body in load.bodies[:count]:
                 connection.ask(body)

@@ -92,7 +92,8 @@ def _search_allowed(
     is_allowed = np.ones(index.ntotal, dtype=bool)
     is_allowed[excluded] = False
     bits = np.packbits(is_allowed, bitorder="little")
-    distance, column = index.search(query, k, params=parameters(faiss.IDSelectorBitmap(bits), len(excluded)))
+    selector = faiss.IDSelectorBitmap(bits)  # a name of its own: the search has but a pointer to it
+    distance, column = index.search(query, k, params=parameters(selector, len(excluded)))
     return distance, column
 
 
