@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 from socket import socket
+from time import sleep
 
 import pytest
 from benchmarks.serving import measure
@@ -45,6 +46,16 @@ def test_a_server_answers_keeps_events_and_stops_in_order(bundle: Path, tmp_path
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     asked = [line for line in lines if line.get("path") == "/v1/recommend"]
     assert [line["status"] for line in asked] == [200] * 7
+
+
+def test_a_connection_outlives_a_pause(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "log") as (client, _), socket() as connection:
+        connection.connect((client.base_url.host, client.base_url.port or 0))
+        connection.settimeout(30)
+        for pause in (6, 0):  # uvicorn's own limit is 5 s
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            sleep(pause)
 
 
 def test_what_cannot_be_served_is_said_in_one_line(
