@@ -277,3 +277,11 @@ def test_recent_events_are_the_latest_of_a_users_history(
     assert served.recommend(RecommendRequest("shop", user="u3")).basis == "recent_events"
     assert without.recommend(RecommendRequest("shop", user="u5")).basis == "user_history"
     assert served.recommend(RecommendRequest("shop", user="u5")).basis == "popular"
+
+
+def test_what_is_left_out_twice_counts_once(retrieval_only: Service) -> None:
+    whole = retrieval_only.recommend(RecommendRequest("shop", user="u3", k=1000))
+    first = whole.items[0].item
+    less = retrieval_only.recommend(RecommendRequest("shop", user="u3", k=1000, exclude=(first, first)))
+    assert less.num_matching == whole.num_matching - 1 == len(less.items)
+    assert [item.item for item in less.items] == [item.item for item in whole.items[1:]]
