@@ -27,6 +27,13 @@ FLAGS = (
 )
 PHONE, DESK = (375, 780), (1280, 900)
 PATIENCE_S = 20
+# The first search stays without an answer until `failFirst` is called, and has failed then.
+HOLD_FIRST_SEARCH = """
+const real = window.fetch;
+window.fetch = (path, options) => window.failFirst || !path.startsWith("v1/items")
+  ? real(path, options)
+  : new Promise((_, reject) => { window.failFirst = () => reject(new TypeError("lost")); });
+"""
 PICTURES = "ISTHMUS_PICTURES"  # a folder that screenshots are left in, for people to look at
 
 
@@ -144,6 +151,19 @@ def test_a_history_is_put_together_by_searching(browser: webdriver.Chrome, clien
     one(browser, "#search").clear()
     one(browser, "#search").send_keys("no such thing")
     wait(browser, lambda: "nothing found" in one(browser, "#search-said").text)
+
+
+def test_an_overtaken_search_that_fails_late_says_nothing(browser: webdriver.Chrome, client: httpx2.Client) -> None:
+    open_page(browser, client)
+    browser.execute_script(HOLD_FIRST_SEARCH)
+    one(browser, "input[value=history]").click()
+    one(browser, "#search").send_keys("item")
+    wait(browser, lambda: browser.execute_script("return Boolean(window.failFirst)"))
+    one(browser, "#search").send_keys(" 1")
+    wait(browser, lambda: "found" in one(browser, "#search-said").text)
+    browser.execute_async_script("window.failFirst(); setTimeout(arguments[0], 50)")
+    assert "Sorry" not in one(browser, "#search-said").text
+    assert texts(browser, "#found button")
 
 
 def test_what_is_wrong_is_said_in_words(browser: webdriver.Chrome, client: httpx2.Client) -> None:

@@ -1,7 +1,7 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const state = { token: sessionStorage.getItem("isthmus-token") || "", domains: [], taken: [], ready: false, asked: 0 };
+const state = { token: sessionStorage.getItem("isthmus-token") || "", domains: [], taken: [], ready: false };
 
 /** An element with text and children; text is never read as markup. */
 function element(name, { text, ...properties } = {}, ...children) {
@@ -57,6 +57,23 @@ function after(milliseconds, work) {
   };
 }
 
+/** A way to run work of which only the latest counts: what was overtaken gives nothing, be it an answer or a failure. */
+function onlyLatest() {
+  let last = 0;
+  return async (work) => {
+    const number = ++last;
+    try {
+      const result = await work();
+      return number === last ? result : undefined;
+    } catch (error) {
+      if (number === last) throw error;
+    }
+  };
+}
+const ofUsers = onlyLatest();
+const ofSearches = onlyLatest();
+const ofLists = onlyLatest();
+
 async function open() {
   const about = await ask("v1/domains");
   state.domains = about.domains;
@@ -81,24 +98,19 @@ async function begin() {
 }
 
 async function suggestUsers() {
-  const { users } = await ask(`v1/users?limit=20&prefix=${encodeURIComponent(at("user").value)}`);
-  at("users").replaceChildren(...users.map((user) => element("option", { value: user })));
+  const prefix = encodeURIComponent(at("user").value);
+  const users = await ofUsers(async () => (await ask(`v1/users?limit=20&prefix=${prefix}`)).users);
+  if (users) at("users").replaceChildren(...users.map((user) => element("option", { value: user })));
 }
 
-let searches = 0;
-
 async function findItems() {
-  const number = ++searches;
   const text = at("search").value.trim();
-  if (!text) {
-    at("found").replaceChildren();
-    say("search-said", "");
-    return;
-  }
   const domain = at("history-domain").value;
-  const { items } = await ask(`v1/items?limit=8&domain=${encodeURIComponent(domain)}&q=${encodeURIComponent(text)}`);
-  if (number !== searches) return;  // a later search is under way
-  say("search-said", items.length ? `${items.length} found; choose one to add it` : "nothing found in this domain");
+  const query = `v1/items?limit=8&domain=${encodeURIComponent(domain)}&q=${encodeURIComponent(text)}`;
+  const items = await ofSearches(async () => (text ? (await ask(query)).items : []));
+  if (!items) return;
+  const said = items.length ? `${items.length} found; choose one to add it` : "nothing found in this domain";
+  say("search-said", text ? said : "");
   at("found").replaceChildren(...items.map((item) => element("li", {}, element("button", {
     type: "button",
     text: item.title ? `${item.title} (${item.item})` : item.item,
@@ -179,12 +191,11 @@ async function recommend() {
   if (isHistory && !state.taken.length) throw new Error("find an item and add it to the history");
   const who = isHistory ? { history: state.taken.map(({ item, domain }) => ({ item, domain })) } : { user };
   say("said", "Asking …");
-  const number = ++state.asked;
-  const answers = await Promise.all(chosen.map((domain) => {
+  const answers = await ofLists(() => Promise.all(chosen.map((domain) => {
     const { num_candidates: all } = state.domains.find((one) => one.name === domain);
     return ask("v1/recommend", { domain, k: Math.max(shown, Math.min(all, 1000)), explain: true, ...who });
-  }));
-  if (number !== state.asked) return; // something else was asked for meanwhile
+  })));
+  if (!answers) return;
   at("results").replaceChildren(...answers.map((answer) => show(answer, shown)));
   say("said", `Lists of ${answers.map((answer) => answer.domain).join(", ")} are shown.`);
 }
