@@ -41,6 +41,21 @@ def test_epinions_takes_the_chosen_categories_with_their_names(tmp_path: Path) -
     assert "user_mean_other" in dataset.impressions["train"].context
 
 
+def test_epinions_leaves_out_categories_of_one_label_and_names_them(tmp_path: Path) -> None:
+    raw = write_ratings(tmp_path / "raw")
+    ratings = pq.read_table(raw / "ratings.parquet").slice(0, 2)
+    lonely = ratings.set_column(2, "category", pa.array([3, 3])).set_column(3, "rating", pa.array([5, 4]))
+    pq.write_table(pa.concat_tables([pq.read_table(raw / "ratings.parquet"), lonely]), raw / "ratings.parquet")
+    with (raw / "categories.tsv").open("a", encoding="utf-8") as file:
+        file.write("3\tPhoto & Optics\n4\tEmpty\n")
+    with pytest.warns(UserWarning, match="left out, its ratings being all of one label: Photo & Optics, Empty"):
+        log = ingest_epinions(raw, tmp_path / "log")
+    assert prepare(log, tmp_path / "dataset").schema.domain_names == ("Movies", "Books")
+    asked = ingest_epinions(raw, tmp_path / "asked", domains=["Movies", "Photo & Optics"])
+    with pytest.raises(InputError, match="Photo & Optics: no training row is a negative"):
+        prepare(asked, tmp_path / "refused")
+
+
 def test_epinions_reads_the_matlab_form(tmp_path: Path) -> None:
     log = ingest_epinions(write_ratings(tmp_path / "raw", matlab=True), tmp_path / "log")
     assert read_schema(log).domain_names == ("category 1", "category 2")

@@ -4,7 +4,8 @@ Read as Parquet (`ratings.parquet`: user, item, category, rating; `categories.ts
 file `rating.mat` in which it was published (columns user, item, category, rating first).
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +28,38 @@ def ingest_epinions(
     out: Path,
     *,
     domains: Sequence[str] | None = None,
+    rest: str | None = None,
     split: Mapping[str, Any] | None = None,
     statistics: bool = False,
+    adjusted: bool = False,
     seed: int = 0,
 ) -> Path:
     """Write `out`/{events.parquet, log.yaml}; gives the path of log.yaml.
 
     Args:
-        domains: names of the categories to take, in that order; None: all.
+        domains: names of the categories to take, in that order; None: all, save those whose ratings are all of one
+            label, which a warning names: no click model can be trained on them.
+        rest: the name of one more domain, last, which is all categories that `domains` does not name; None: these are
+            left out.
         split: the declaration's `split`; None: seeded random rows, 8:1:1.
         statistics: declares counts and means of labels and of ratings, of the user, in the row's domain and elsewhere,
             and of the item.
+        adjusted: declares, beside these, the item's means adjusted by how generous its users are in all domains.
         seed: of the default split.
 
     Raises:
         InputError: a file is missing or not what it should be, or a category is not in it.
     """
     ratings, names = _parquet(source) if (source / "ratings.parquet").is_file() else _matlab(source)
-    chosen = list(names.values()) if domains is None else list(domains)
-    for name in chosen:
-        if name not in names.values():
-            raise InputError(f"{source}: no category {name!r}{did_you_mean(name, names.values())}")
     # In the order of the numbers: dictionaries are looked up by value.
     numbers = pa.array(list(names), pa.int64())
     category = pa.array(list(names.values())).take(pc.index_in(ratings["category"].cast(pa.int64()), numbers))
+    chosen = with_both_labels(source, names.values(), category, ratings["rating"]) if domains is None else list(domains)
+    for name in chosen:
+        if name not in names.values():
+            raise InputError(f"{source}: no category {name!r}{did_you_mean(name, names.values())}")
+    if rest in chosen:
+        raise InputError(f"{source}: rest: {rest!r} is the name of a chosen category too; give another")
     table = pa.table(
         {
             "user_id": ratings["user"].cast(pa.int64()).cast(pa.string()),
@@ -59,12 +68,33 @@ def ingest_epinions(
             "rating": ratings["rating"].cast(pa.int64()),
         }
     )
-    table = table.filter(pc.is_in(table["category"], pa.array(chosen)))
+    is_chosen = pc.is_in(table["category"], pa.array(chosen))
+    if rest is None:
+        table = table.filter(is_chosen)
+    else:
+        table = table.set_column(2, "category", pc.if_else(is_chosen, table["category"], rest))
+        chosen.append(rest)
     with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
         pq.write_table(table, temporary / "events.parquet")
-        content = _declaration(chosen, split or {"by": "random", "seed": seed}, statistics)
+        content = _declaration(
+            chosen, split or {"by": "random", "seed": seed}, statistics=statistics, adjusted=adjusted
+        )
         (temporary / "log.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return out / "log.yaml"
+
+
+def with_both_labels(
+    source: Path, names: Iterable[str], category: pa.ChunkedArray, rating: pa.ChunkedArray
+) -> list[str]:
+    """The categories that have positives and negatives; a warning names the others."""
+    is_positive = pc.greater_equal(rating, POSITIVE_RATING)
+    positives, negatives = (
+        set(pc.unique(category.filter(mask)).to_pylist()) for mask in (is_positive, pc.invert(is_positive))
+    )
+    both = [name for name in names if name in positives & negatives]
+    if left_out := [name for name in names if name not in both]:
+        warnings.warn(f"{source}: left out, its ratings being all of one label: {', '.join(left_out)}", stacklevel=3)
+    return both
 
 
 def _parquet(source: Path) -> tuple[pa.Table, dict[int, str]]:
@@ -93,7 +123,9 @@ def _matlab(source: Path) -> tuple[pa.Table, dict[int, str]]:
     return table, {number: f"category {number}" for number in sorted(set(table["category"].to_pylist()))}
 
 
-def _declaration(domains: Sequence[str], split: Mapping[str, Any], statistics: bool) -> dict[str, Any]:
+def _declaration(
+    domains: Sequence[str], split: Mapping[str, Any], *, statistics: bool, adjusted: bool
+) -> dict[str, Any]:
     fields: list[dict[str, Any]] = [
         {"name": "user_id", "side": "user", "kind": "id"},
         {"name": "item_id", "side": "item", "kind": "id"},
@@ -107,6 +139,12 @@ def _declaration(domains: Sequence[str], split: Mapping[str, Any], statistics: b
                 {"name": f"{of}_rating_{scope}", **about, "value": "mean", "column": "rating"},
                 {"name": f"{of}_count_{scope}", **about, "value": "count"},
             ]
+    if adjusted:
+        about = {"side": "row", "kind": "statistic", "of": "item", "scope": "own", "value": "adjusted_mean"}
+        fields += [
+            {"name": "item_adjusted_mean_own", **about},
+            {"name": "item_adjusted_rating_own", **about, "column": "rating"},
+        ]
     return {
         "name": "epinions",
         "events": {
