@@ -45,6 +45,17 @@ __all__ = [
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
+PUBLIC_DATA = (
+    "xmrec",
+    "epinions",
+    "grocery_kitchen",
+    "movie_book",
+    "kg_books_movies",
+    "amazon_reviews",
+    "taobao",
+    "ali_ccp",
+    "kuairand",
+)
 
 
 def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
@@ -92,11 +103,7 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
 
             return ingest_kuairand(source, out)
         case _:
-            known = (
-                "xmrec, epinions, grocery_kitchen, movie_book, kg_books_movies, amazon_reviews, taobao, ali_ccp, "
-                "kuairand"
-            )
-            raise InputError(f"{name}: unknown data set; known are {known}")
+            raise InputError(f"{name}: unknown data set; known are {', '.join(PUBLIC_DATA)}")
 
 
 def init(logs: Sequence[Path]) -> tuple[str, list[str]]:
@@ -351,9 +358,9 @@ def reproduce(
     Args:
         name: `adi-table-3`, retrieval on the WSDM Cup 2022 cross-market data; `cdanet-table-2`, ranking on
             Epinions or, by the files in `data`, on one of three pairs of Amazon categories; on Epinions also
-            `cdanet-table-7`, its ablations, `cdanet-figure-3`, shares of the training rows, and `cdanet-figure-4`,
-            alpha and beta; `cdanet-table-6`, books nearest to translated movies, and `cdanet-figure-2`, lists of two
-            models side by side, on `kg_books_movies`.
+            `cdanet-table-7`, its ablations, `cdanet-figure-3`, shares of the training rows, `cdanet-figure-4`, alpha
+            and beta, and `cdanet-more-domains`, what all categories add to two; `cdanet-table-6`, books nearest to
+            translated movies, and `cdanet-figure-2`, lists of two models side by side, on `kg_books_movies`.
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
         trials: of the search of each row's settings, where the experiment has one; 0: the settings as declared.

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 import isthmus
 from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
+from isthmus.experiments import EXPERIMENTS
 
 VERBS = {
     "ingest": "turn a public data set's own files into a log and its declaration",
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     verb = {name: verbs.add_parser(name, help=text, description=text.capitalize()) for name, text in VERBS.items()}
 
-    verb["ingest"].add_argument("name", help="xmrec, epinions, grocery_kitchen, movie_book or kg_books_movies")
+    verb["ingest"].add_argument("name", help=", ".join(isthmus.PUBLIC_DATA))
     _path(verb["ingest"], "source", "the folder with the data set's own files")
     _path(verb["ingest"], "out", "the folder to make")
     verb["ingest"].add_argument(
@@ -159,11 +160,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_serving_arguments(verb)
 
-    verb["reproduce"].add_argument(
-        "name",
-        help="adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3 or "
-        "cdanet-figure-4",
-    )
+    verb["reproduce"].add_argument("name", help=", ".join(EXPERIMENTS))
     verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
     verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
     verb["reproduce"].add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")

@@ -18,6 +18,7 @@ EVENT_COLUMNS = (
 )  # what a dataset stores of every event
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scope = Literal["own", "other", "all"]
+StatisticValue = Literal["mean", "count", "adjusted_mean"]
 
 
 class Declared(BaseModel):
@@ -97,6 +98,8 @@ class FieldSpec(Declared):
         shrunk to the domain's, or the log of 1 + the `count` of rows. Only training rows count, never the row itself:
         those strictly before it, or, without a clock, those of other folds. With a `column`, the mean is of that
         number in the log instead, an outcome such as a rating or the seconds watched, which says more than the label.
+        An `adjusted_mean` is the mean after each row's other side is allowed for: of an item or its field, what its
+        users usually give beyond others, in all domains; of a user or its field, what its items usually get.
     """
 
     name: Name
@@ -114,7 +117,7 @@ class FieldSpec(Declared):
     dim: int = Field(default=32, ge=1)
     vectors: Name | None = None
     of: Name | None = None
-    value: Literal["mean", "count"] = "mean"
+    value: StatisticValue = "mean"
 
     @property
     def column_name(self) -> str:
@@ -263,6 +266,11 @@ class Schema(Declared):
         columns = (field.column for field in self.fields if field.kind == "statistic")
         return tuple(dict.fromkeys(column for column in columns if column is not None))
 
+    def other_side(self, of: str) -> Literal["user", "item"]:
+        """Whom what a statistic is about meets: a user or its fields an item, all else a user."""
+        is_users = of == "user" or any(field.name == of and field.side == "user" for field in self.fields)
+        return "item" if is_users else "user"
+
     def domain_number(self, name: str) -> int:
         """The number of a declared domain, or of the declared fallback for a name that is not declared.
 
@@ -326,8 +334,8 @@ class Schema(Declared):
             if field.kind == "statistic":
                 if field.column is not None and (field.value == "count" or self.draws_negatives):
                     raise ValueError(
-                        f"{where}.column: an outcome is for a 'mean' over explicit negatives; a count has none, "
-                        "nor has a drawn negative"
+                        f"{where}.column: an outcome is for a 'mean' or 'adjusted_mean' over explicit negatives; a "
+                        "count has none, nor has a drawn negative"
                     )
                 if field.side != "row":
                     raise ValueError(f"{where}: a statistic is of side 'row', not {field.side!r}")

@@ -218,10 +218,30 @@ def test_the_mean_of_an_outcome_is_of_the_rows_before_and_new_rows_know_it_too(t
     assert np.asarray(read_new_rows(dataset, rows).events.context["stars"]).tolist() == pytest.approx(of_test, abs=1e-6)
 
 
+@pytest.mark.parametrize("of", ["user", "item"])
+def test_an_adjusted_mean_is_stored_as_new_rows_know_it(tmp_path: Path, of: str) -> None:
+    content = rated(value="adjusted_mean", of=of, scope="all")
+    content["fields"].append(STARS | {"name": "plain", "of": of, "scope": "all"})
+    dataset = prepare(write_log(tmp_path / "log", content, events=RATED), tmp_path / "dataset")
+    assert dataset.impressions is not None
+    test = dataset.impressions["test"]
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,item,domain,time\nu1,i4,a,9\nu2,i4,b,10\n", encoding="utf-8")
+    new = read_new_rows(dataset, rows).events
+    for name in ("stars", "plain"):
+        assert np.asarray(new.context[name]).tolist() == pytest.approx(np.asarray(test.context[name]).tolist())
+    train = dataset.impressions["train"]
+    assert not np.allclose(np.asarray(train.context["stars"]), np.asarray(train.context["plain"]))
+
+
 @pytest.mark.parametrize(
     ("content", "events", "message"),
     [
-        (rated(value="count"), RATED, "an outcome is for a 'mean' over explicit negatives; a count has none"),
+        (
+            rated(value="count"),
+            RATED,
+            "an outcome is for a 'mean' or 'adjusted_mean' over explicit negatives; a count has",
+        ),
         (rated() | {"ranking": {"negatives": {"per_positive": 1}}}, RATED, "nor has a drawn negative"),
         (rated(column="seconds"), RATED, "no column 'seconds'"),
         (rated(), RATED.replace("2,i4,b,10,2", "2,i4,b,10,"), "row 10, column 'rating'"),

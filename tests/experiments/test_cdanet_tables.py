@@ -9,26 +9,28 @@ import pyarrow.parquet as pq
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.experiments import cdanet_figures, cdanet_table_2
+from isthmus.experiments import cdanet_figures, cdanet_more_domains, cdanet_table_2
 from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
 
 NUM_USERS, NUM_ITEMS = 60, 12
+CATEGORIES = {3: "Movies", 4: "Books", 5: "Music", 6: "Games"}
+CATEGORY_NAMES = "".join(f"{number}\t{name}\n" for number, name in CATEGORIES.items())
 
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Users who are generous or not, in both categories, with eight ratings in each."""
+    """Users who are generous or not, in all categories, with eight ratings in each."""
     folder = tmp_path_factory.mktemp("epinions")
     rng = np.random.default_rng(0)
     rows = [
         (user, 100 * category + item, category, int(rng.integers(1, 4) + 2 * (user % 2)))
         for user in range(NUM_USERS)
-        for category in (3, 4)
+        for category in CATEGORIES
         for item in rng.permutation(NUM_ITEMS)[:8].tolist()
     ]
     columns = zip(("user", "item", "category", "rating"), zip(*rows, strict=True), strict=True)
     pq.write_table(pa.table({name: list(values) for name, values in columns}), folder / "ratings.parquet")
-    (folder / "categories.tsv").write_text("category\tname\n3\tMovies\n4\tBooks\n", encoding="utf-8")
+    (folder / "categories.tsv").write_text("category\tname\n" + CATEGORY_NAMES, encoding="utf-8")
     return folder
 
 
@@ -73,6 +75,27 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
         assert rest == f"{finished} runs are finished already"
 
 
+def test_all_categories_stand_beside_two_domains_on_the_same_test_rows(ratings: Path, out: Path) -> None:
+    report = cdanet_more_domains.reproduce(ratings, out, num_seeds=1, quick=True, say=lambda _: None)
+    content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    rows = {row["method"]: row for row in content["rows"]}
+    assert {
+        *("LightGBM, all domains", "LightGBM, all domains, two domains", FINE_TUNE, MAIN, f"{MAIN}, statistics"),
+        *(f"{FINE_TUNE}, statistics{variant}" for variant in ("", ", no adjusted means", ", two domains")),
+    } <= set(rows)
+    assert rows[f"{MAIN}, statistics"]["paired_test"].endswith("(against LightGBM, all domains, two domains)")
+    # A user's generosity is planted, and three other categories tell more of it than one does.
+    elsewhere = [
+        rows[f"item bias and the user's bias elsewhere{domains}"]["metrics"]["macro"]["auc"]["mean"]
+        for domains in ("", ", two domains")
+    ]
+    assert elsewhere[0] >= elsewhere[1]
+    compared = [note for note in content["notes"] if note.startswith(f"{FINE_TUNE}, statistics, less")]
+    assert sorted(note.split(": ")[0].rsplit(", ", 1)[1] for note in compared) == [
+        *("auc", "auc", "grouped_auc", "grouped_auc")
+    ]
+
+
 def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(ratings: Path, out: Path) -> None:
     report = cdanet_figures.reproduce("cdanet-figure-4", ratings, out, num_seeds=1, quick=True, say=lambda _: None)
     content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
@@ -106,3 +129,5 @@ def test_fewer_than_one_seed_is_an_error(ratings: Path, tmp_path: Path) -> None:
         cdanet_table_2.reproduce(ratings, tmp_path, num_seeds=0)
     with pytest.raises(InputError, match="seeds: 0"):
         cdanet_figures.reproduce("cdanet-figure-3", ratings, tmp_path, num_seeds=0)
+    with pytest.raises(InputError, match="seeds: 0"):
+        cdanet_more_domains.reproduce(ratings, tmp_path, num_seeds=0)

@@ -14,8 +14,8 @@ from isthmus.serving.row_counts import RowCounts, row_counts, statistic_table
 COUNTS = RowCounts(np.array([[2, 4], [0, 1]]), np.array([[1.0, 3.0], [0.0, 0.0]]))
 
 
-def field(scope: str, value: str, column: str | None = None) -> FieldSpec:
-    about = {"name": "s", "side": "row", "kind": "statistic", "of": "item", "scope": scope, "value": value}
+def field(scope: str, value: str, column: str | None = None, of: str = "item") -> FieldSpec:
+    about = {"name": "s", "side": "row", "kind": "statistic", "of": of, "scope": scope, "value": value}
     return FieldSpec.model_validate(about | {"column": column})
 
 
@@ -56,6 +56,22 @@ def test_a_mean_outcome_is_of_the_outcomes_sums(labelled: Dataset) -> None:
     rows = is_domain & (np.asarray(train.item_row) == item)
     assert counts.total[1, item] == pytest.approx(seconds[rows].sum())
     assert counts.count[1, item] == rows.sum() > 0
+
+
+@pytest.mark.parametrize("of", ["item", "user"])
+def test_adjusted_means_too_are_what_scoring_a_file_gives(labelled: Dataset, of: str) -> None:
+    assert labelled.impressions is not None
+    assert labelled.schema.ranking is not None
+    test = labelled.impressions["test"]
+    adjusted, prior = field("own", "adjusted_mean", of=of), labelled.schema.ranking.prior
+    expected = statistic_of_new_rows(labelled, test, adjusted)
+    counts = row_counts(labelled, adjusted)
+    key = np.asarray(test.user_row if of == "user" else test.item_row, np.int64)
+    for domain in range(labelled.num_domains):
+        rows = np.flatnonzero(np.asarray(test.domain) == domain)
+        assert counts.statistic(key[rows], domain, adjusted, prior=prior) == pytest.approx(expected[rows])
+    plain = statistic_of_new_rows(labelled, test, field("own", "mean", of=of))
+    assert not np.allclose(plain, expected)
 
 
 def test_they_are_what_scoring_a_file_gives(labelled: Dataset) -> None:

@@ -15,7 +15,7 @@ from isthmus.data.row_statistics import NO_ROWS_MEAN, row_statistics
 from isthmus.data.splits import DROPPED, TRAIN, Taken
 from isthmus.data.statistics import measure_spread
 from isthmus.data.write import DatasetFiles
-from isthmus.schema import FieldSpec, Schema
+from isthmus.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,13 @@ def add_statistics(
     found: dict[str, np.ndarray] = {}
     for field in declared:
         is_label = field.column is None
+        assert field.of is not None
+
+        def keys(of: str) -> np.ndarray:
+            return column(lambda part: _key(schema, of, part, of_side, of_event, num_users, num_items)).astype(np.int64)
+
         values = row_statistics(
-            column(lambda part, field=field: _key(schema, field, part, of_side, of_event, num_users, num_items)).astype(
-                np.int64
-            ),
+            keys(field.of),
             column(lambda part: part.rows.domain).astype(np.int64),
             column(lambda part, of=field.column: part.label if of is None else outcomes[of][part.source]).astype(float),
             None if every[0].rows.time is None else column(lambda part: part.rows.time),
@@ -169,6 +172,7 @@ def add_statistics(
             num_domains=len(schema.domains),
             prior=schema.ranking.prior,
             unknown=NO_ROWS_MEAN if is_label else np.nan,
+            other=keys(schema.other_side(field.of)) if field.value == "adjusted_mean" else None,
         )
         spread = measure_spread(values, is_training)
         numbers[field.name] = {"mean": spread.mean, "std": spread.std}
@@ -181,7 +185,7 @@ def add_statistics(
 
 def _key(
     schema: Schema,
-    statistic: FieldSpec,
+    of: str,
     part: LabelledRows,
     of_side: Mapping[str, Column | Lists],
     of_event: Mapping[str, Column | Lists],
@@ -190,11 +194,11 @@ def _key(
 ) -> Column:
     """What a statistic is about, for each row: its user, its item, or its value in a field."""
     rows = part.rows
-    if statistic.of == "user":
+    if of == "user":
         return rows.user
-    if statistic.of == "item":
+    if of == "item":
         return rows.item
-    field = next(f for f in schema.fields if f.name == statistic.of)
+    field = next(f for f in schema.fields if f.name == of)
     if field.side in ("context", "row"):
         stored = of_event[field.name]
         assert isinstance(stored, np.ndarray)

@@ -96,8 +96,12 @@ def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) ->
     outcome = train.label if field.column is None else train.outcomes[field.column]
     assert outcome is not None
     time = None if train.time is None or events.time is None else both(train.time, events.time)
+
+    def keys(of: str) -> Column:
+        return both(dataset.keys(train, of), dataset.keys(events, of)).astype(np.int64)
+
     values: Column = row_statistics(
-        both(dataset.keys(train, field.of), dataset.keys(events, field.of)).astype(np.int64),
+        keys(field.of),
         both(train.domain, events.domain).astype(np.int64),
         both(outcome, np.zeros(events.num_rows)).astype(np.float64),
         time,
@@ -108,6 +112,7 @@ def statistic_of_new_rows(dataset: Dataset, events: Events, field: FieldSpec) ->
         num_domains=dataset.num_domains,
         prior=dataset.schema.ranking.prior,
         unknown=NO_ROWS_MEAN if field.column is None else np.nan,
+        other=keys(dataset.schema.other_side(field.of)) if field.value == "adjusted_mean" else None,
     )
     return values[num_train:]
 

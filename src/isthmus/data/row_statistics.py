@@ -1,11 +1,9 @@
 """What training rows say of a row's user, item or field value, never the row itself."""
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from isthmus.schema import Scope
+from isthmus.schema import Scope, StatisticValue
 
 NO_ROWS_MEAN = 0.5  # of a scope of which nothing at all is known yet
 
@@ -19,10 +17,11 @@ def row_statistics(
     is_training: Bool[np.ndarray, " row"],
     *,
     scope: Scope,
-    value: Literal["mean", "count"],
+    value: StatisticValue,
     num_domains: int,
     prior: float,
     unknown: float = NO_ROWS_MEAN,
+    other: Int[np.ndarray, " row"] | None = None,
 ) -> Float[np.ndarray, " row"]:
     """For each row, a statistic of the training rows that it may know and that share its key.
 
@@ -34,10 +33,36 @@ def row_statistics(
         outcome: each row's label, or another number that is known once the row has happened, such as a rating.
         prior: how many rows of the scope's mean outcome a mean is mixed with; that mean too is of rows it may know.
         unknown: the mean of a scope of which nothing at all is known yet.
+        other: number of what the row's key met, such as an item's user, for an adjusted mean; see `adjusted_outcome`.
 
     Returns:
         log(1 + n), or (s + prior * m) / (n + prior), of n rows of sum s in a scope whose mean outcome is m.
     """
+    if value == "adjusted_mean":
+        assert other is not None, "an adjusted mean needs the other side"
+
+        def adjusted_mean(fold: np.ndarray | None, known_fold: np.ndarray | None, counted: np.ndarray) -> np.ndarray:
+            adjusted = adjusted_outcome(
+                key, other, domain, outcome, time, fold, counted, num_domains=num_domains, prior=prior
+            )
+            return row_statistics(
+                *(key, domain, adjusted, time, known_fold, counted),
+                scope=scope,
+                value="mean",
+                num_domains=num_domains,
+                prior=prior,
+                unknown=unknown,
+            )
+
+        if time is not None:
+            return adjusted_mean(None, None, is_training)
+        # A row's fold is left out of the adjustment too: what it adjusts by would else have seen the row's label.
+        assert fold is not None, "statistics without a clock need folds"
+        found = np.empty(len(key))
+        for own in np.unique(fold):
+            rows = fold == own
+            found[rows] = adjusted_mean(fold, np.full_like(fold, -1), is_training & (fold != own))[rows]
+        return found
     time_rank = None if time is None else np.unique(time, return_inverse=True)[1].astype(np.int64)
 
     def known(group: np.ndarray, is_counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,6 +90,40 @@ def row_statistics(
     weight = count + prior
     shrunk: np.ndarray = np.divide(total + prior * mean, weight, out=mean.copy(), where=weight > 0)
     return shrunk
+
+
+def adjusted_outcome(
+    key: Int[np.ndarray, " row"],
+    other: Int[np.ndarray, " row"],
+    domain: Int[np.ndarray, " row"],
+    outcome: Num[np.ndarray, " row"],
+    time: Num[np.ndarray, " row"] | None,
+    fold: Int[np.ndarray, " row"] | None,
+    is_training: Bool[np.ndarray, " row"],
+    *,
+    num_domains: int,
+    prior: float,
+) -> Float[np.ndarray, " row"]:
+    """Each outcome less how far its `other` usually lies above its keys, in all domains: a strict user's 4 is more.
+
+    How far is the mean over the other's rows of their outcome less their key's mean in the domain. Everything is of
+    rows that the row may know; where nothing is known, nothing is taken away.
+    """
+
+    def known_mean(of: np.ndarray, value: np.ndarray, counted: np.ndarray, scope: Scope, unknown: float) -> np.ndarray:
+        return row_statistics(
+            *(of, domain, value, time, fold, counted),
+            scope=scope,
+            value="mean",
+            num_domains=num_domains,
+            prior=prior,
+            unknown=unknown,
+        )
+
+    above = outcome - known_mean(key, outcome, is_training, "own", np.nan)
+    counted = is_training & ~np.isnan(above)
+    adjusted: np.ndarray = outcome - known_mean(other, np.where(counted, above, 0.0), counted, "all", 0.0)
+    return adjusted
 
 
 def _before(

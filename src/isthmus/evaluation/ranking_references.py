@@ -13,7 +13,7 @@ from isthmus.data.dataset import Dataset, Events, Split
 from isthmus.data.row_statistics import row_statistics
 from isthmus.errors import InputError
 from isthmus.evaluation.item_knn import item_knn_scores
-from isthmus.schema import Scope
+from isthmus.schema import Scope, StatisticValue
 
 RankingReference = Literal[
     "item mean",
@@ -45,9 +45,9 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
     popularity: training positives of the item in the domain.
     popularity at the time: positives of the item in the domain in the 180 days before the row.
-    LightGBM: on counts of the user's and the item's training rows and means of their labels, and of the outcomes that
-    the dataset declares statistics of, out of fold or before the row, chosen early by validation AUC; of the row's
-    domain, or of the others too.
+    LightGBM: on counts of the user's and the item's training rows, means of their labels, and of the outcomes that the
+    dataset declares statistics of, and the adjusted means that it declares, out of fold or before the row, chosen early
+    by validation AUC; of the row's domain, or of the others too.
 
     Raises:
         InputError: the method needs a clock, or a package that is not there.
@@ -92,7 +92,7 @@ def statistic(
     split: Split,
     of: Literal["user", "item"],
     scope: Scope,
-    value: Literal["mean", "count"],
+    value: StatisticValue,
     outcome: str | None = None,
 ) -> Float[np.ndarray, " row"]:
     """A statistic of training labels, or of another outcome, for each row of a split: of what the row may know."""
@@ -103,12 +103,14 @@ def statistic(
     def column(name: Literal["user_row", "item_row", "domain"]) -> Int[np.ndarray, " row"]:
         return np.concatenate([np.asarray(vars(part)[name], np.int64) for part in every])
 
+    user, item = column("user_row"), column("item_row")
+
     of_train = train.label if outcome is None else train.outcomes[outcome]
     assert of_train is not None
     known = np.zeros(num_rows)
     known[: train.num_rows] = of_train
     found = row_statistics(
-        column("user_row" if of == "user" else "item_row"),
+        user if of == "user" else item,
         column("domain"),
         known,
         None if train.time is None else np.concatenate([np.asarray(part.time) for part in every]),
@@ -118,6 +120,7 @@ def statistic(
         value=value,
         num_domains=dataset.num_domains,
         prior=SHRINK,
+        other=item if of == "user" else user,
     )
     return found[-rows.num_rows :]
 
@@ -176,12 +179,27 @@ def popularity_at_the_time(dataset: Dataset, split: Split) -> Float[np.ndarray, 
     return np.where(rows.item_row > 0, count, 0).astype(np.float64)
 
 
+def adjusted_means(
+    dataset: Dataset, scopes: Sequence[Scope]
+) -> list[tuple[Literal["user", "item"], Scope, StatisticValue, str | None]]:
+    """The adjusted means of users and items that a dataset declares in these scopes."""
+    declared = (field for field in dataset.schema.fields if field.value == "adjusted_mean")
+    return [
+        (of, field.scope, field.value, field.column)
+        for field in declared
+        for of in SIDES
+        if field.of == of and field.scope in scopes
+    ]
+
+
 def lightgbm_logits(dataset: Dataset, split: Split, scopes: Sequence[Scope]) -> Float[np.ndarray, " row"]:
     """Boosted trees on statistics of training labels, one model for all domains with the domain as a feature."""
     try:
         import lightgbm
     except ImportError as error:
         raise InputError("the LightGBM row needs the package: pip install 'isthmus[references]'") from error
+
+    adjusted = adjusted_means(dataset, scopes)
 
     def features(part: Split) -> np.ndarray:
         columns = []
@@ -191,6 +209,7 @@ def lightgbm_logits(dataset: Dataset, split: Split, scopes: Sequence[Scope]) -> 
                 statistic(dataset, part, of, scope, "mean", outcome)
                 for outcome in (None, *dataset.schema.outcome_columns)
             ]
+        columns += [statistic(dataset, part, *one) for one in adjusted]
         return np.column_stack([*columns, np.asarray(rows_of(dataset, part).domain)])
 
     def labelled(part: Split, reference: Any = None) -> Any:

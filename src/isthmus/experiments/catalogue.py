@@ -4,15 +4,17 @@ from pathlib import Path
 
 from isthmus.errors import InputError
 from isthmus.experiments import (
+    EXPERIMENTS,
     adi_table_3,
     cdanet_figure_2,
     cdanet_figures,
+    cdanet_more_domains,
     cdanet_pairs,
     cdanet_table_2,
     cdanet_table_6,
 )
 
-SEARCHED = ("cdanet-table-2", "cdanet-table-7", "cdanet-figure-3", "cdanet-figure-4")
+SEARCHED = ("cdanet-table-2", "cdanet-table-7", "cdanet-figure-3", "cdanet-figure-4", "cdanet-more-domains")
 
 
 def reproduce(name: str, data: Path, out: Path, *, num_seeds: int, quick: bool, trials: int | None) -> Path:
@@ -30,6 +32,8 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int, quick: bool, 
             return cdanet_table_2.reproduce(
                 data, out, num_seeds=num_seeds, quick=quick, ablations=ablations, trials=trials
             )
+        case "cdanet-more-domains":
+            return cdanet_more_domains.reproduce(data, out, num_seeds=num_seeds, quick=quick, trials=trials)
         case "cdanet-figure-3" | "cdanet-figure-4":
             return cdanet_figures.reproduce(name, data, out, num_seeds=num_seeds, quick=quick, trials=trials)
         case "cdanet-table-6":
@@ -37,8 +41,4 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int, quick: bool, 
         case "cdanet-figure-2":
             return cdanet_figure_2.reproduce(data, out, num_seeds=num_seeds, quick=quick)
         case _:
-            known = (
-                "adi-table-3, cdanet-table-2, cdanet-table-6, cdanet-table-7, cdanet-figure-2, cdanet-figure-3, "
-                "cdanet-figure-4"
-            )
-            raise InputError(f"{name}: nothing of that name to reproduce; known are {known}")
+            raise InputError(f"{name}: nothing of that name to reproduce; known are {', '.join(EXPERIMENTS)}")

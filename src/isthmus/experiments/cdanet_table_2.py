@@ -94,12 +94,18 @@ def reproduce(
     return reports[0]
 
 
-def cold_problem(data: Path, out: Path, target: str, number: int, say: Callable[[str], None]) -> Problem:
-    """Users of the other domain who are new to the target; which users depends on the number."""
+def cold_problem(
+    data: Path, out: Path, target: str, number: int, say: Callable[[str], None], *, rest: str | None = None
+) -> Problem:
+    """Users of the other domain who are new to the target; which users depends on the number.
+
+    Args:
+        rest: the name of one more domain, which is all other categories; the test rows stay as they are.
+    """
     source = next(name for name in PAIR if name != target)
     split = {"by": "cold_users", "domain": target, "source": source, "seed": number, **COLD_SHARE}
-    name = f"cold-{target}-{number}"
-    return Problem(name, prepared(data, out, name, split, say), (target,))
+    name = f"cold-{target}-{number}" if rest is None else f"cold-{target}-{number}-all-categories"
+    return Problem(name, prepared(data, out, name, split, say, rest=rest), (target,))
 
 
 def random_problem(data: Path, out: Path, number: int, say: Callable[[str], None]) -> Problem:
@@ -109,7 +115,7 @@ def random_problem(data: Path, out: Path, number: int, say: Callable[[str], None
 
 
 def prepared(
-    data: Path, out: Path, name: str, split: dict[str, Any], say: Callable[[str], None], domains: Sequence[str] = PAIR
+    data: Path, out: Path, name: str, split: dict[str, Any], say: Callable[[str], None], *, rest: str | None = None
 ) -> Path:
     """The dataset of a problem, prepared in the output folder unless it is there."""
     folder = out / "datasets" / name
@@ -117,7 +123,10 @@ def prepared(
         say(f"preparing {name}")
         log = out / "logs" / name
         log.parent.mkdir(parents=True, exist_ok=True)
-        prepare(ingest_epinions(data, log, domains=domains, split=split, statistics=True), folder)
+        adjusted = rest is not None
+        prepare(
+            ingest_epinions(data, log, domains=PAIR, rest=rest, split=split, statistics=True, adjusted=adjusted), folder
+        )
     return folder
 
 
@@ -176,8 +185,8 @@ def metrics_of(result: RankingResult) -> dict[str, float]:
     return ranking_metrics(alone, ("target",))["target"]
 
 
-def in_words(method: str, control: str, problems: Sequence[Problem], results: Results) -> str:
-    """The difference of macro AUC to the control's, its interval, and whether it is told apart from 0."""
+def in_words(method: str, control: str, problems: Sequence[Problem], results: Results, *, metric: str = "auc") -> str:
+    """The difference of a macro metric to the control's, its interval, and whether it is told apart from 0."""
     samples: list[torch.Tensor] = []
     differences: list[float] = []
     for problem in problems:
@@ -188,11 +197,11 @@ def in_words(method: str, control: str, problems: Sequence[Problem], results: Re
                 RankingResult(**(vars(ours[0]) | {"domain": torch.zeros_like(ours[0].domain)})),
                 ("target",),
                 num_resamples=NUM_RESAMPLES,
-                metrics=("auc",),
+                metrics=(metric,),
                 seed=len(samples),
-            )["auc"]
+            )[metric]
             samples.append(torch.stack(drawn[: len(ours)]).mean(0) - torch.stack(drawn[len(ours) :]).mean(0))
-            value = [sum(metrics_of(one)["auc"] for one in part) / len(part) for part in (ours, theirs)]
+            value = [sum(metrics_of(one)[metric] for one in part) / len(part) for part in (ours, theirs)]
             differences.append(value[0] - value[1])
     test = paired(sum(differences) / len(differences), torch.stack(samples).mean(0))
     difference = test.difference

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from isthmus.data.dataset import Dataset, read_manifest
-from isthmus.data.row_statistics import NO_ROWS_MEAN
+from isthmus.data.row_statistics import NO_ROWS_MEAN, adjusted_outcome
 from isthmus.data.statistics import Spread
 from isthmus.schema import FieldSpec
 
@@ -66,8 +66,22 @@ def row_counts(dataset: Dataset, field: FieldSpec) -> RowCounts:
     train = dataset.impressions["train"]
     outcome = train.label if field.column is None else train.outcomes[field.column]
     assert outcome is not None
+    key, domain = np.asarray(dataset.keys(train, field.of), np.int64), np.asarray(train.domain, np.int64)
+    if field.value == "adjusted_mean":
+        assert dataset.schema.ranking is not None
+        outcome = adjusted_outcome(
+            key,
+            np.asarray(dataset.keys(train, dataset.schema.other_side(field.of)), np.int64),
+            domain,
+            np.asarray(outcome, np.float64),
+            train.time,
+            None if train.fold is None else np.asarray(train.fold, np.int64),
+            np.ones(train.num_rows, bool),
+            num_domains=dataset.num_domains,
+            prior=dataset.schema.ranking.prior,
+        )
     num_keys = dataset.vocabulary_sizes[_vocabulary(dataset, field.of)]
-    cell = np.asarray(train.domain, np.int64) * num_keys + np.asarray(dataset.keys(train, field.of), np.int64)
+    cell = domain * num_keys + key
     shape = (dataset.num_domains, num_keys)
     size = shape[0] * shape[1]
     return RowCounts(

@@ -1,0 +1,122 @@
+"""CDAnet on more than two domains: users new to Movies or Books of Epinions, of whom other categories know too.
+
+The problems are those of Table 2, with the same test rows; the 25 other categories are one more domain, and each item's
+means are adjusted by how generous its users are in all of them. What two domains give stands beside it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from isthmus.errors import InputError
+from isthmus.evaluation.ranking_references import RankingReference
+from isthmus.experiments.cdanet_rows import FINE_TUNE, IDS, MAIN, SIMPLE, STATISTICS, all_rows, with_statistics
+from isthmus.experiments.cdanet_table_2 import (
+    NUM_SPLITS,
+    PAIR,
+    STATISTICS_OF_NEW_USERS,
+    cold_problem,
+    default_trials,
+    in_words,
+    new_table,
+)
+from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, run_grid, tuned
+
+REST = "Other categories"
+ON_TWO = ", two domains"
+CDANET_ADI = "CDAnet+ADI"
+HARDEST: RankingReference = "LightGBM, all domains"
+ELSEWHERE: RankingReference = "item bias and the user's bias elsewhere"
+METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN, CDANET_ADI)
+ON_IDS = ("MMoE", FINE_TUNE, MAIN, CDANET_ADI)
+ON_STATISTICS = ("MLP", FINE_TUNE, MAIN, CDANET_ADI)
+QUICK_METHODS = (FINE_TUNE, MAIN)
+ADJUSTED = ("item_adjusted_mean_own", "item_adjusted_rating_own")
+NOT_ADJUSTED = ", no adjusted means"
+SEARCH_SHARE = 0.25  # of the training rows, some 230,000: as many as two domains have
+
+
+def reproduce(
+    data: Path,
+    out: Path,
+    *,
+    num_seeds: int,
+    quick: bool = False,
+    trials: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Search, train and judge every row on three domains, and some on two beside them; gives the path of the table.
+
+    Args:
+        data: the folder of the Epinions files.
+        quick: one seed and one draw of users, the main rows, with two trials each.
+        trials: of each row's search; None: eight, or two where quick; 0: the settings as declared.
+    """
+    if num_seeds < 1:
+        raise InputError(f"seeds: {num_seeds} is not 1 or more")
+    splits, seeds = range(1 if quick else NUM_SPLITS), range(1 if quick else num_seeds)
+    draws = [(target, number) for number in splits for target in PAIR]
+    wide = [cold_problem(data, out, target, number, say, rest=REST) for target, number in draws]
+    pair = [cold_problem(data, out, target, number, say) for target, number in draws]
+    wanted = [row for row in all_rows() if row.method in (QUICK_METHODS if quick else METHODS)]
+    rows = tuned(
+        wanted, wide[0], out, trials=default_trials(quick) if trials is None else trials, say=say, share=SEARCH_SHARE
+    )
+    on_ids = [row for row in rows if row.method in ON_IDS]
+    informed = [row for row in rows if row.method in ON_STATISTICS]
+    fields = (*IDS, *STATISTICS_OF_NEW_USERS)
+    plain = with_statistics([row for row in informed if row.method in (FINE_TUNE, CDANET_ADI)], fields)
+    unadjusted = [replace(row, method=row.method + NOT_ADJUSTED) for row in plain]
+    wide_rows = [*on_ids, *with_statistics(informed, (*fields, *ADJUSTED)), *unadjusted]
+    references = [ReferenceRow(ELSEWHERE, SIMPLE, ELSEWHERE), ReferenceRow(HARDEST, SIMPLE, HARDEST)]
+    of_two = run_grid(plain, references, pair, seeds, out, say)
+    results = run_grid(wide_rows, references, wide, seeds, out, say)
+    results |= on_the_same_rows(of_two, pair, wide, results)
+    lines = [*wide_rows, *(replace(row, method=row.method + ON_TWO) for row in plain)]
+    simple = [*references, *(replace(row, method=row.method + ON_TWO) for row in references)]
+    controls = {row.method: HARDEST + ON_TWO for row in lines if row.group == STATISTICS}
+    table = new_table(
+        "CDAnet on all categories of Epinions: users new to the target domain",
+        *(lines, simple, wide, results),
+        controls=controls | {HARDEST: HARDEST + ON_TWO},
+    )
+    full = [row.method for row in lines if row.group == STATISTICS and not row.method.endswith((NOT_ADJUSTED, ON_TWO))]
+    notes = (*table.notes, *differences(full, [row.method for row in plain], wide, results))
+    return replace(table, notes=notes).write(out / "cdanet-more-domains")
+
+
+def on_the_same_rows(of_two: Results, pair: Sequence[Problem], wide: Sequence[Problem], of_three: Results) -> Results:
+    """What two domains gave, under a name that says so and beside the problem of three that has the same test rows."""
+    renamed: Results = {}
+    for few, many in zip(pair, wide, strict=True):
+        for (method, problem, target), found in of_two.items():
+            if problem != few.name:
+                continue
+            like = next(results[0] for key, results in of_three.items() if key[1:] == (many.name, target))
+            for result in found:
+                assert torch.equal(result.label, like.label), "test rows differ"
+                users = [torch.unique(one.user_row, return_inverse=True)[1] for one in (result, like)]
+                assert torch.equal(*users), "test rows differ"
+            renamed[method + ON_TWO, many.name, target] = found
+    return renamed
+
+
+def differences(full: Sequence[str], plain: Sequence[str], problems: Sequence[Problem], results: Results) -> list[str]:
+    """Paired tests beside the table's own, in words.
+
+    Args:
+        full: methods with all statistics, on all categories.
+        plain: those that were also trained without adjusted means, and without these on two domains.
+    """
+    asked = [
+        *((method, HARDEST, "auc") for method in full),
+        *((method, HARDEST + ON_TWO, "grouped_auc") for method in (HARDEST, *full)),
+        *((method, method + NOT_ADJUSTED, metric) for method in plain for metric in ("auc", "grouped_auc")),
+        *((method + NOT_ADJUSTED, method + ON_TWO, "auc") for method in plain),
+    ]
+    return [
+        f"{method}, less {control}, {metric}: {in_words(method, control, problems, results, metric=metric)}."
+        for method, control, metric in asked
+    ]
