@@ -41,14 +41,16 @@ def test_epinions_takes_the_chosen_categories_with_their_names(tmp_path: Path) -
     assert "user_mean_other" in dataset.impressions["train"].context
 
 
-def test_epinions_leaves_out_categories_of_one_label_and_names_them(tmp_path: Path) -> None:
+def test_epinions_leaves_out_categories_with_few_of_a_label_and_names_them(tmp_path: Path) -> None:
     raw = write_ratings(tmp_path / "raw")
     ratings = pq.read_table(raw / "ratings.parquet").slice(0, 2)
     lonely = ratings.set_column(2, "category", pa.array([3, 3])).set_column(3, "rating", pa.array([5, 4]))
     pq.write_table(pa.concat_tables([pq.read_table(raw / "ratings.parquet"), lonely]), raw / "ratings.parquet")
     with (raw / "categories.tsv").open("a", encoding="utf-8") as file:
         file.write("3\tPhoto & Optics\n4\tEmpty\n")
-    with pytest.warns(UserWarning, match="left out, its ratings being all of one label: Photo & Optics, Empty"):
+    with pytest.warns(
+        UserWarning, match=r"fewer than 50 positives or negatives: Photo & Optics \(2, 0\), Empty \(0, 0\)"
+    ):
         log = ingest_epinions(raw, tmp_path / "log")
     assert prepare(log, tmp_path / "dataset").schema.domain_names == ("Movies", "Books")
     asked = ingest_epinions(raw, tmp_path / "asked", domains=["Movies", "Photo & Optics"])

@@ -5,6 +5,7 @@ file `rating.mat` in which it was published (columns user, item, category, ratin
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from isthmus.data.write import new_folder
 from isthmus.errors import InputError, did_you_mean
 
 POSITIVE_RATING = 4
+FEWEST_OF_A_LABEL = 50  # with fewer a tenth of the rows may have none
 
 
 def ingest_epinions(
@@ -37,8 +39,8 @@ def ingest_epinions(
     """Write `out`/{events.parquet, log.yaml}; gives the path of log.yaml.
 
     Args:
-        domains: names of the categories to take, in that order; None: all, save those whose ratings are all of one
-            label, which a warning names: no click model can be trained on them.
+        domains: names of the categories to take, in that order; None: all, save those with fewer than fifty ratings of
+            either label, which a warning names: what is held out of them could not judge a click model.
         rest: the name of one more domain, last, which is all categories that `domains` does not name; None: these are
             left out.
         split: the declaration's `split`; None: seeded random rows, 8:1:1.
@@ -54,7 +56,11 @@ def ingest_epinions(
     # In the order of the numbers: dictionaries are looked up by value.
     numbers = pa.array(list(names), pa.int64())
     category = pa.array(list(names.values())).take(pc.index_in(ratings["category"].cast(pa.int64()), numbers))
-    chosen = with_both_labels(source, names.values(), category, ratings["rating"]) if domains is None else list(domains)
+    chosen = (
+        with_enough_of_both_labels(source, names.values(), category, ratings["rating"])
+        if domains is None
+        else list(domains)
+    )
     for name in chosen:
         if name not in names.values():
             raise InputError(f"{source}: no category {name!r}{did_you_mean(name, names.values())}")
@@ -83,18 +89,21 @@ def ingest_epinions(
     return out / "log.yaml"
 
 
-def with_both_labels(
+def with_enough_of_both_labels(
     source: Path, names: Iterable[str], category: pa.ChunkedArray, rating: pa.ChunkedArray
 ) -> list[str]:
-    """The categories that have positives and negatives; a warning names the others."""
+    """The categories that have enough positives and negatives; a warning names the others."""
     is_positive = pc.greater_equal(rating, POSITIVE_RATING)
     positives, negatives = (
-        set(pc.unique(category.filter(mask)).to_pylist()) for mask in (is_positive, pc.invert(is_positive))
+        Counter(category.filter(mask).to_pylist()) for mask in (is_positive, pc.invert(is_positive))
     )
-    both = [name for name in names if name in positives & negatives]
-    if left_out := [name for name in names if name not in both]:
-        warnings.warn(f"{source}: left out, its ratings being all of one label: {', '.join(left_out)}", stacklevel=3)
-    return both
+    enough = [name for name in names if min(positives[name], negatives[name]) >= FEWEST_OF_A_LABEL]
+    if left_out := [f"{name} ({positives[name]}, {negatives[name]})" for name in names if name not in enough]:
+        warnings.warn(
+            f"{source}: left out, with fewer than {FEWEST_OF_A_LABEL} positives or negatives: {', '.join(left_out)}",
+            stacklevel=3,
+        )
+    return enough
 
 
 def _parquet(source: Path) -> tuple[pa.Table, dict[int, str]]:
