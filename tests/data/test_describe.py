@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,23 @@ def test_labelled_rows_are_counted_with_their_share_of_positives(tmp_path: Path)
     assert description.labelled == {"train": ((4, 2), (4, 2)), "valid": ((1, 1), (0, 0)), "test": ((0, 0), (1, 1))}
     assert "| train | 4 / 50.0% | 4 / 50.0% |" in description.to_markdown()
     assert "Labelled rows" not in describe(prepare(write_log(tmp_path / "plain"), tmp_path / "two").path).to_markdown()
+
+
+def test_many_domains_stand_one_a_line_with_their_nearest(tmp_path: Path) -> None:
+    description = describe(prepare(write_log(tmp_path / "log"), tmp_path / "out").path)
+    a, b = description.domains
+    names = [f"d{number}" for number in range(9)]
+    many = replace(
+        description,
+        domains=(a, *(replace(b, name=name, users=number) for number, name in enumerate(names))),
+        user_overlap=tuple(tuple(range(10)) for _ in range(10)),
+        item_overlap=tuple((0,) * 10 for _ in range(10)),
+    )
+    lines = many.to_markdown().splitlines()
+    assert lines[2].startswith("|  | users | items | records")
+    assert any(line.startswith(f"| d5 | 5 | {b.items} |") for line in lines)
+    assert "| a | d8 9, d7 8, d6 7 | none |" in lines
+    assert "| d8 | d7 8, d6 7, d5 6 | none |" in lines
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from isthmus.data.dataset import read_manifest
 from isthmus.files import markdown_table
 
+MOST_SIDE_BY_SIDE = 8  # domains; of more, a terminal has no room for columns
+NUM_NEAREST = 3
+
 
 @dataclass(frozen=True)
 class DomainSummary:
@@ -50,8 +53,7 @@ class Description:
     labelled: Mapping[str, tuple[tuple[int, int], ...]]
 
     def to_markdown(self) -> str:
-        """Two tables: counts by domain, and `users / items` in common."""
-        names = [domain.name for domain in self.domains]
+        """Two tables: counts by domain, and `users / items` in common, of many domains with the nearest alone."""
         rows = [
             ("users", [d.users for d in self.domains]),
             ("items", [d.items for d in self.domains]),
@@ -67,20 +69,42 @@ class Description:
             ("test positives, user not in training", [d.test_users_unseen for d in self.domains]),
         ]
         counts = [[label, *(f"{count:,}" for count in values)] for label, values in rows]
-        shared = [
-            [name, *(f"{user:,} / {item:,}" for user, item in zip(users, items, strict=True))]
-            for name, users, items in zip(names, self.user_overlap, self.item_overlap, strict=True)
-        ]
         of_labels = [
             [split, *(f"{count:,} / {positives / count:.1%}" if count else "0" for count, positives in by_domain)]
             for split, by_domain in self.labelled.items()
         ]
-        labels = f"\nLabelled rows / share of positives:\n\n{markdown_table(['', *names], of_labels)}\n"
+        labels = f"\nLabelled rows / share of positives:\n\n{self._table(of_labels)}\n"
         return (
-            f"## {self.name}\n\n{markdown_table(['', *names], counts)}\n\n"
-            f"Users / items in common (training and validation):\n\n{markdown_table(['', *names], shared)}\n"
+            f"## {self.name}\n\n{self._table(counts)}\n\n"
+            f"Users / items in common (training and validation):\n\n{self._in_common()}\n"
             f"{labels if of_labels else ''}"
         )
+
+    def _table(self, rows: list[list[str]]) -> str:
+        """Named rows with a value a domain; a line a domain where there are many."""
+        lines = [["", *(domain.name for domain in self.domains)], *rows]
+        if len(self.domains) > MOST_SIDE_BY_SIDE:
+            lines = [list(line) for line in zip(*lines, strict=True)]
+        return markdown_table(lines[0], lines[1:])
+
+    def _in_common(self) -> str:
+        names = [domain.name for domain in self.domains]
+        if len(names) <= MOST_SIDE_BY_SIDE:
+            shared = [
+                [name, *(f"{user:,} / {item:,}" for user, item in zip(users, items, strict=True))]
+                for name, users, items in zip(names, self.user_overlap, self.item_overlap, strict=True)
+            ]
+            return markdown_table(["", *names], shared)
+
+        def nearest(own: int, overlap: tuple[int, ...]) -> str:
+            others = sorted((d for d in range(len(names)) if d != own and overlap[d]), key=lambda d: -overlap[d])
+            return ", ".join(f"{names[d]} {overlap[d]:,}" for d in others[:NUM_NEAREST]) or "none"
+
+        rows = [
+            [name, nearest(own, self.user_overlap[own]), nearest(own, self.item_overlap[own])]
+            for own, name in enumerate(names)
+        ]
+        return markdown_table(["", "most users in common", "most items in common"], rows)
 
 
 def describe(path: Path) -> Description:
