@@ -1,4 +1,4 @@
-"""What a row costs CDAnet in each stage and in scoring, beside the click model with the same network.
+"""What a row costs CDAnet in each stage and in scoring, beside the click model with the same network; more domains.
 
 .venv/bin/python -m benchmarks.ranking_cost
 """
@@ -30,16 +30,18 @@ from isthmus.training.ranking_stages import new_ranking_model
 TARGETS = {"IndepMLP": ("SharedMLP", "MLP", 2.2), "MMoE": ("MMoE", "MMoE", 1.5)}
 """By CDAnet's extractor: the network of the click model, its name, and what the ratio should not exceed."""
 DOMAINS = ("shop", "video")
+OTHERS: tuple[int | None, ...] = (None, 1)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: the simulated log, steps of each run, and turns."""
+    """How much is measured: the simulated log, steps of each run, turns, and numbers of domains, the smallest first."""
 
     num_users: int = 4000
     num_items: int = 2000
     steps: int = 20
     repeats: int = 5
+    domains: tuple[int, ...] = (2, 5, 10, 25)
 
 
 class StageSteps:
@@ -68,6 +70,48 @@ def measure_ranking_cost(size: Size) -> list[Line]:
         )
         dataset = prepare(log, Path(folder) / "dataset")
         return [line for extractor in TARGETS for line in lines_of(dataset, extractor, size)]
+
+
+def measure_growth(size: Size) -> list[Line]:
+    """The first stage's steps with more domains, translated into all others or into some that are drawn."""
+    settings, fields = training(), ("user_id", "item_id")
+    runs: dict[str, Callable[[], object]] = {}
+    rows: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in size.domains:
+            names = [f"domain-{n}" for n in range(number)]
+            log = simulate(
+                Path(folder) / f"log-{number}",
+                num_users=size.num_users,
+                num_items=size.num_items,
+                domains=names,
+                num_shown=4,
+            )
+            dataset = prepare(log, Path(folder) / f"dataset-{number}")
+            for others in OTHERS:
+                chosen = CDAnetSettings(fields=fields, extractor=EXTRACTORS["MMoE"], others_per_step=others)
+                cdanet = new_ranking_model(dataset, chosen, settings)
+                assert isinstance(cdanet, CDAnet)
+                assert isinstance(cdanet.translation, TranslationNetwork)
+                stage = Stage("translation", 0, tuple(range(number)), fields, chosen.alpha, chosen.beta)
+                steps = StageSteps(dataset, cdanet.translation, stage, settings)
+                case = f"D = {number}, {'all others' if others is None else f'{others} of the others'}"
+                runs[case] = partial(steps.train, size.steps)
+                rows[case] = steps.num_rows(size.steps)
+        seconds = cpu_seconds(runs, size.repeats)
+    first = next(iter(runs))
+    to_one_row = rows[first]
+    return [
+        Line(
+            "CDAnet+MMoE, first stage",
+            case,
+            1e6 * median(of_case) / rows[case],
+            "us/row",
+            median_ratio(of_case, seconds[first]) * to_one_row / rows[case],
+            first,
+        )
+        for case, of_case in seconds.items()
+    ]
 
 
 def lines_of(dataset: Dataset, extractor: str, size: Size) -> list[Line]:
@@ -114,7 +158,7 @@ def lines_of(dataset: Dataset, extractor: str, size: Size) -> list[Line]:
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog="benchmarks.ranking_cost", description=__doc__).parse_args(arguments)
     torch.set_num_threads(1)
-    print(to_markdown(measure_ranking_cost(Size())))
+    print(to_markdown([*measure_ranking_cost(Size()), *measure_growth(Size())]))
 
 
 if __name__ == "__main__":

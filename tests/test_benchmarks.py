@@ -12,7 +12,7 @@ import torch
 from benchmarks.compiled import batches
 from benchmarks.market_log import Market, market_log
 from benchmarks.memory import Case, measure_memory, own_peak_mib, peak_mib
-from benchmarks.ranking_cost import Size, measure_ranking_cost
+from benchmarks.ranking_cost import Size, measure_growth, measure_ranking_cost
 from benchmarks.retrieval import PARTS, measure, write_results
 from benchmarks.serving_load import run as run_load
 from benchmarks.sizes import Sizes
@@ -120,6 +120,15 @@ def test_each_stage_of_cdanet_and_its_scoring_are_timed_beside_the_plain_model()
         for case in ("first stage", "second stage", "scoring")
     ]
     assert all(isfinite(line.value) and line.value > 0 and line.ratio > 0 for line in lines)
+
+
+def test_the_growth_with_domains_is_of_the_first_case_which_is_1() -> None:
+    lines = measure_growth(Size(num_users=60, num_items=40, steps=1, repeats=1, domains=(2, 3)))
+    assert [line.case for line in lines] == [
+        *("D = 2, all others", "D = 2, 1 of the others", "D = 3, all others", "D = 3, 1 of the others")
+    ]
+    assert lines[0].ratio == 1.0
+    assert all(isfinite(line.ratio) and line.ratio > 0 and line.value > 0 for line in lines)
 
 
 def test_batches_for_the_compiler_have_spans_that_differ() -> None:

@@ -206,6 +206,26 @@ def test_a_stage_scores_by_the_path_that_it_was_trained_on() -> None:
     assert torch.allclose(whole(features, slices(COUNTS))[5:], first(features, slices(COUNTS))[5:], atol=1e-6)
 
 
+def test_a_step_translates_into_as_many_other_domains_as_it_is_told_each_as_often_as_any() -> None:
+    torch.manual_seed(1)
+    few, features = translation(others_per_step=1, dropout=0.0), random_features(COUNTS)
+    every = few.eval().translate(features, slices(COUNTS))
+    assert every.cross_logit.shape == (sum(COUNTS), NUM_DOMAINS - 1)
+    few.train()
+    drawn = torch.zeros(sum(COUNTS), NUM_DOMAINS - 1)
+    for _ in range(200):
+        made = few.translate(features, slices(COUNTS))
+        assert made.cross_logit.shape == made.cycle_error.shape == (sum(COUNTS), 1)
+        assert torch.allclose(made.logit, every.logit)
+        is_it = torch.isclose(every.cross_logit, made.cross_logit) & torch.isclose(every.cycle_error, made.cycle_error)
+        assert torch.equal(is_it.sum(dim=1), torch.ones(sum(COUNTS), dtype=torch.int64))
+        drawn += is_it
+    assert bool(((drawn > 70) & (drawn < 130)).all())  # of two, each about a hundred times
+    torch.manual_seed(1)
+    as_many = translation(others_per_step=NUM_DOMAINS, dropout=0.0).train()
+    assert torch.equal(as_many.translate(features, slices(COUNTS)).cross_logit, every.cross_logit)
+
+
 def test_the_second_stage_starts_from_the_first_and_leaves_it_alone() -> None:
     torch.manual_seed(1)
     first = translation()

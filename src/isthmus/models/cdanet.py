@@ -36,6 +36,8 @@ class CDAnetSettings(BaseModel):
     tower_dims: hidden widths of the prediction towers, before the logit.
     translator: False is the control without one: the same two stages, with nothing translated.
     alpha, beta: weights of the cross-supervision and of the orthogonality (eq. 7).
+    others_per_step: into how many other domains, drawn anew, a step of the first stage translates each domain's rows;
+        None: all, whose number a row's cost grows with. The mean over those drawn stands for the mean over all.
     gate: `sigmoid` lets each row say how much of each translated vector its augmentation sees.
     stages: `translation` alone is scored by its own towers; `augmentation` alone starts from random numbers.
     targets: domains that get an augmentation network; None: all that are trained on.
@@ -55,6 +57,7 @@ class CDAnetSettings(BaseModel):
     translator: bool = True
     alpha: float = Field(default=0.01, ge=0)
     beta: float = Field(default=0.1, ge=0)
+    others_per_step: PositiveInt | None = None
     gate: Literal["none", "sigmoid"] = "none"
     stages: Literal["both", "translation", "augmentation"] = "both"
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -67,6 +70,8 @@ class CDAnetSettings(BaseModel):
 @dataclass(frozen=True)
 class Translation:
     """What the first stage says of a batch's rows; a row's other domains are in ascending order, its own left out.
+
+    Of many domains they may be some that were drawn, as many for every row.
 
     Attributes:
         logit: by the row's own tower (eq. 6).
@@ -194,17 +199,21 @@ class TranslationNetwork(nn.Module):
     def translate(self, features: RankingFeatures, domain_slices: DomainSlices) -> Translation:
         """The rows in their own and in all other domains' spaces (eq. 3-6)."""
         z = self.latent(features, domain_slices)
-        num_others = self.num_domains - 1 if self.settings.translator else 0
+        num_all = len(self.others(0))
+        num_drawn = min(num_all, self.settings.others_per_step or num_all) if self.training else num_all
 
         def run(domain: int, rows: Tensor) -> Tensor:
             columns = [self.towers(rows, DomainSlices.single(domain, rows.shape[0], self.num_domains))]
-            for other, translator in zip(self.others(domain), self.translators_of(domain), strict=True):
-                translated = translator(rows)
-                single = DomainSlices.single(other, rows.shape[0], self.num_domains)
-                columns += [self.towers(translated, single), translator.cycle_error(rows, translated)]
+            others, translators = self.others(domain), self.translators_of(domain)
+            # From the global generator, which checkpoints keep: a stopped stage goes on to draw what it would have.
+            drawn = range(num_all) if num_drawn == num_all else torch.randperm(num_all)[:num_drawn].sort()[0].tolist()
+            for place in drawn:
+                translated = translators[place](rows)
+                single = DomainSlices.single(others[place], rows.shape[0], self.num_domains)
+                columns += [self.towers(translated, single), translators[place].cycle_error(rows, translated)]
             return torch.stack(columns, dim=1)
 
-        every = by_domain(run, domain_slices, z, width=(1 + 2 * num_others,))
+        every = by_domain(run, domain_slices, z, width=(1 + 2 * num_drawn,))
         logit, cross_logit = every[:, 0], every[:, 1::2]
         if self.first_order is not None:
             first_order = self.first_order(features, domain_slices)
