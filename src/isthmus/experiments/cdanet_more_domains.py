@@ -8,9 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
+from torch import Tensor
 
+from isthmus.data.dataset import Dataset
+from isthmus.data.vocabularies import Vocabulary
 from isthmus.errors import InputError
+from isthmus.evaluation.ranking import RankingResult
 from isthmus.evaluation.ranking_references import RankingReference
 from isthmus.experiments.cdanet_pair_rows import with_fields
 from isthmus.experiments.cdanet_rows import FINE_TUNE, IDS, MAIN, SIMPLE, STATISTICS, all_rows, with_statistics
@@ -26,7 +32,7 @@ from isthmus.experiments.cdanet_table_2 import (
 from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
 
 REST = "Other categories"
-ON_TWO = ", two domains"
+ON_TWO = " (on two domains)"
 CDANET_ADI = "CDAnet+ADI"
 HARDEST: RankingReference = "LightGBM, all domains"
 ELSEWHERE: RankingReference = "item bias and the user's bias elsewhere"
@@ -102,19 +108,36 @@ def informed_rows(rows: Sequence[Row], fields: tuple[str, ...]) -> list[Row]:
 
 
 def on_the_same_rows(of_two: Results, pair: Sequence[Problem], wide: Sequence[Problem], of_three: Results) -> Results:
-    """What two domains gave, under a name that says so and beside the problem of three that has the same test rows."""
+    """What two domains gave, row by row beside what three did and under a name that says so."""
     renamed: Results = {}
     for few, many in zip(pair, wide, strict=True):
+        own, other = Dataset.open(few.dataset), Dataset.open(many.dataset)
         for (method, problem, target), found in of_two.items():
-            if problem != few.name:
-                continue
-            like = next(results[0] for key, results in of_three.items() if key[1:] == (many.name, target))
-            for result in found:
-                assert torch.equal(result.label, like.label), "test rows differ"
-                users = [torch.unique(one.user_row, return_inverse=True)[1] for one in (result, like)]
-                assert torch.equal(*users), "test rows differ"
-            renamed[method + ON_TWO, many.name, target] = found
+            if problem == few.name:
+                like = next(results[0] for key, results in of_three.items() if key[1:] == (many.name, target))
+                renamed[method + ON_TWO, many.name, target] = [in_order_of(like, other, one, own) for one in found]
     return renamed
+
+
+def in_order_of(like: RankingResult, other: Dataset, result: RankingResult, own: Dataset) -> RankingResult:
+    """The rows of a result in the order of another's, whose dataset has the same test rows and knows more items.
+
+    Rows of a user whose items a dataset does not know cannot be told apart in it: they have the same score there.
+    """
+
+    def renumbered(rows: Tensor, vocabulary: str) -> np.ndarray:
+        known = Vocabulary(pa.array(own.vocabulary(vocabulary), pa.string()))
+        every = known.rows(pa.array(["", *other.vocabulary(vocabulary)], pa.string()))
+        found: np.ndarray = every[rows.numpy()]
+        return found
+
+    wanted = [like.label.numpy(), renumbered(like.item_row, "item"), renumbered(like.user_row, "user")]
+    held = [result.label.numpy(), result.item_row.numpy(), result.user_row.numpy()]
+    order, place = np.lexsort(wanted), np.lexsort(held)
+    assert all(np.array_equal(a[order], b[place]) for a, b in zip(wanted, held, strict=True)), "test rows differ"
+    taken = np.empty_like(place)
+    taken[order] = place
+    return result.select(torch.from_numpy(taken))
 
 
 def differences(full: Sequence[str], plain: Sequence[str], problems: Sequence[Problem], results: Results) -> list[str]:

@@ -104,7 +104,7 @@ def cold_problem(
     """
     source = next(name for name in PAIR if name != target)
     split = {"by": "cold_users", "domain": target, "source": source, "seed": number, **COLD_SHARE}
-    name = f"cold-{target}-{number}" if rest is None else f"cold-{target}-{number}-all-categories"
+    name = f"cold-{target}-{number}" if rest is None else f"cold-all-categories-{target}-{number}"
     return Problem(name, prepared(data, out, name, split, say, rest=rest), (target,))
 
 

@@ -139,10 +139,10 @@ class Table:
         ]
         if published:
             axes.plot(*zip(*published, strict=True), "x", color="tab:red", label="published")
+            axes.legend(loc="lower left")
         axes.set_yticks(list(places), [row.method for row in rows])
         axes.set_xlabel(f"{self.main_metric}, macro over {', '.join(self.domains)}")
         axes.grid(axis="x", alpha=0.3)
-        axes.legend(loc="lower left")
         figure.savefig(file, dpi=130)
 
 
