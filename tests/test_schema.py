@@ -143,6 +143,16 @@ def test_a_positive_has_one_rule(rule: Declaration) -> None:
         Positive.model_validate({"column": "event", **rule})
 
 
+def test_what_a_statistic_is_about_meets_the_other_side() -> None:
+    declared = declaration()
+    declared["fields"].append({"name": "age", "side": "user", "kind": "categorical"})
+    schema = Schema.model_validate(declared)
+    assert (schema.other_side("user"), schema.other_side("age")) == ("item", "item")
+    of_items = [field.name for field in schema.fields if field.side in ("item", "context")]
+    assert of_items
+    assert {schema.other_side(of) for of in ("item", *of_items)} == {"user"}
+
+
 def test_the_hash_follows_the_declaration_and_nothing_else() -> None:
     schema = Schema.model_validate(declaration())
     again = Schema.model_validate(schema.model_dump(mode="json"))

@@ -1,5 +1,6 @@
 """Judging click models: metrics by hand and by scikit-learn, intervals, comparisons, and simple methods."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from isthmus.evaluation.ranking_summary import (
     summarise_ranking,
     weighted_auc,
 )
+from isthmus.schema import FieldSpec
 
 NAMES = ("a", "b")
 
@@ -196,6 +198,16 @@ def test_simple_methods_beat_chance_on_a_log_where_they_should(labelled: Dataset
     assert bool(logit.isfinite().all())
     values = ranking_metrics(evaluate_ranking(logit, labelled, "test"), labelled.schema.domain_names)
     assert values["macro"]["auc"] > (0.45 if "user" in reference and "item" not in reference else 0.5)
+
+
+def test_lightgbm_reads_the_adjusted_means_that_are_declared_in_its_scopes(labelled: Dataset) -> None:
+    about = {"name": "fair", "side": "row", "kind": "statistic", "of": "item", "value": "adjusted_mean"}
+    fields = (*labelled.schema.fields, FieldSpec.model_validate(about | {"scope": "other"}))
+    declares = replace(labelled, schema=labelled.schema.model_copy(update={"fields": fields}))
+    own = [reference_logits("LightGBM, own domain", dataset, "test") for dataset in (labelled, declares)]
+    every = [reference_logits("LightGBM, all domains", dataset, "test") for dataset in (labelled, declares)]
+    assert torch.equal(own[0], own[1])
+    assert not torch.equal(every[0], every[1])
 
 
 def test_lightgbm_ranks_and_popularity_counts_the_past(labelled: Dataset) -> None:

@@ -1,14 +1,18 @@
 """CDAnet's tables and figures on a few hundred ratings in Epinions' form, with the real rows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
+from isthmus.evaluation.ranking import RankingResult, evaluate_ranking
 from isthmus.experiments import cdanet_figures, cdanet_more_domains, cdanet_table_2
 from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
 
@@ -29,7 +33,7 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for item in rng.permutation(NUM_ITEMS)[:8].tolist()
     ]
     # A thing of each user's own, in Movies and in Music: of a test user training knows it where it has all categories.
-    rows += [(user, 1000 + user, category, 1 + 4 * (user % 2)) for user in range(NUM_USERS) for category in (3, 5)]
+    rows += [(user, 9000 + user, category, 1 + 4 * (user % 2)) for user in range(NUM_USERS) for category in (3, 5)]
     columns = zip(("user", "item", "category", "rating"), zip(*rows, strict=True), strict=True)
     pq.write_table(pa.table({name: list(values) for name, values in columns}), folder / "ratings.parquet")
     (folder / "categories.tsv").write_text("category\tname\n" + CATEGORY_NAMES, encoding="utf-8")
@@ -97,6 +101,27 @@ def test_all_categories_stand_beside_two_domains_on_the_same_test_rows(ratings: 
     assert sorted(note.split(": ")[0].rsplit(", ", 1)[1] for note in compared) == [
         *("auc", "auc", "grouped_auc", "grouped_auc")
     ]
+
+
+def test_rows_of_two_domains_stand_in_the_order_of_those_of_all_categories(ratings: Path, out: Path) -> None:
+    own, other = (
+        Dataset.open(cdanet_table_2.cold_problem(ratings, out, "Movies", 0, print, rest=rest).dataset)
+        for rest in (None, cdanet_more_domains.REST)
+    )
+    items = ["", *own.vocabulary("item")]
+
+    def judged(dataset: Dataset) -> tuple[RankingResult, list[tuple[str, str, int]]]:
+        """Rows scored by their own text, an item that two domains do not know being none; and these texts."""
+        result = evaluate_ranking(torch.zeros(dataset.impressions["test"].num_rows), dataset, "test")  # type: ignore[index]
+        users, texts = ["", *dataset.vocabulary("user")], ["", *dataset.vocabulary("item")]
+        rows = zip(result.user_row.tolist(), result.item_row.tolist(), result.label.tolist(), strict=True)
+        named = [(users[user], texts[item] if texts[item] in items else "", label) for user, item, label in rows]
+        return replace(result, logit=torch.tensor([float(sum(map(ord, "".join(one[:2])))) for one in named])), named
+
+    (few, few_named), (many, many_named) = judged(own), judged(other)
+    assert few_named != many_named
+    assert sorted(few_named) == sorted(many_named)
+    assert torch.equal(cdanet_more_domains.in_order_of(many, other, few, own).logit, many.logit)
 
 
 def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(ratings: Path, out: Path) -> None:
