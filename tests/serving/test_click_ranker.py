@@ -51,9 +51,12 @@ def rich_log(folder: Path, clock: str) -> Path:
     for scope in ("own", "other"):
         shown = {"name": f"taken_{scope}", "side": "user", "kind": "history", "scope": scope, "max_length": 3}
         content["fields"].append({**shown, "table": "history"})
-    for of, scope in (("category", "all"), ("device", "own"), ("slot", "other")):
-        statistic = {"name": f"of_{of}", "side": "row", "kind": "statistic", "of": of, "scope": scope}
-        content["fields"].append(statistic)
+    for of, scope, value in (
+        *(("category", "all", "mean"), ("device", "own", "mean"), ("slot", "other", "mean")),
+        *(("item", "own", "adjusted_mean"), ("user", "other", "adjusted_mean"), ("category", "own", "adjusted_mean")),
+    ):
+        statistic = {"name": f"{value}_of_{of}", "side": "row", "kind": "statistic", "of": of}
+        content["fields"].append(statistic | {"scope": scope, "value": value})
     if clock == "without a clock":
         del content["events"]["time"]
         content["split"] = {"by": "random", "seed": 1}
