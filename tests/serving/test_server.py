@@ -2,6 +2,7 @@
 
 import json
 import signal
+from http.client import HTTPConnection
 from pathlib import Path
 from socket import socket
 from time import sleep
@@ -49,13 +50,17 @@ def test_a_server_answers_keeps_events_and_stops_in_order(bundle: Path, tmp_path
 
 
 def test_a_connection_outlives_a_pause(bundle: Path, tmp_path: Path) -> None:
-    with serving(bundle, tmp_path / "log") as (client, _), socket() as connection:
-        connection.connect((client.base_url.host, client.base_url.port or 0))
-        connection.settimeout(30)
+    with serving(bundle, tmp_path / "log") as (client, _):
+        connection = HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+        opened = set()
         for pause in (6, 0):  # uvicorn's own limit is 5 s
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b'{"status":"ok"}')
+            opened.add(connection.sock)
             sleep(pause)
+        assert len(opened) == 1
+        connection.close()
 
 
 def test_what_cannot_be_served_is_said_in_one_line(
