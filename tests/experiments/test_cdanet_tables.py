@@ -79,6 +79,8 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     for line in said:
         finished, _, rest = line.partition(" of ")
         assert rest == f"{finished} runs are finished already"
+    with pytest.raises(InputError, match=r"rows.*with other settings than it has now.*give another --out"):
+        cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, trials=0, say=lambda _: None)
 
 
 def test_all_categories_stand_beside_two_domains_on_the_same_test_rows(ratings: Path, out: Path) -> None:

@@ -18,11 +18,11 @@ from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, ranking_
 from isthmus.evaluation.ranking_references import RankingReference, reference_logits
 from isthmus.evaluation.ranking_summary import SavedRanking, load_ranking, save_ranking
 from isthmus.experiments.jobs import run_jobs
-from isthmus.files import write_text
+from isthmus.files import read_yaml, write_text
 from isthmus.models.cdanet import CDAnetSettings
 from isthmus.models.keep import KEEPSettings
 from isthmus.settings import RankingRunSettings
-from isthmus.training.runs import count_parameters, remove_weights
+from isthmus.training.runs import SETTINGS, count_parameters, remove_weights
 from isthmus.tuning import Search, tune
 
 RESULT, FACTS = "result.parquet", "facts.json"
@@ -124,7 +124,7 @@ class TuneJob:
 
     @property
     def file(self) -> Path:
-        return self.folder / "best.json"
+        return self.folder / f"best-of-{self.search.trials}.json"
 
     def run(self) -> str:
         return run_tuning(self)
@@ -217,7 +217,11 @@ def run_grid(
     out: Path,
     say: Callable[[str], None],
 ) -> Results:
-    """Train and judge what is not finished yet; gives all results."""
+    """Train and judge what is not finished yet; gives all results.
+
+    Raises:
+        InputError: a finished row was trained with other settings.
+    """
     jobs: list[Job | ReferenceJob] = [
         ReferenceJob(
             row, problem, out / "references" / problem.name / "".join(c if c.isalnum() else "-" for c in row.method)
@@ -240,6 +244,9 @@ def run_grid(
                     )
                     folder = out / "rows" / row.folder / problem.name / "+".join(part.targets) / str(seed)
                     jobs.append(Job(row.method, part, settings, folder))
+    for job in jobs:
+        if isinstance(job, Job) and job.file.is_file():
+            require_same_settings(job)
     run_jobs(jobs, None, say)
     results: Results = {}
     for job in jobs:
@@ -249,6 +256,16 @@ def run_grid(
             of_target = saved.result.select(saved.result.domain == saved.domain_names.index(target))
             results.setdefault((method, job.problem.name, target), []).append(of_target)
     return results
+
+
+def require_same_settings(job: Job) -> None:
+    """Refuse a finished row of other settings, which would stand in the table as what it is not."""
+    kept = read_yaml(job.folder / SETTINGS, remedy="delete the folder, and the row is trained again")
+    if RankingRunSettings.model_validate(kept) != job.settings:
+        raise InputError(
+            f"{job.folder}: a finished run of {job.method} with other settings than it has now, by another search or "
+            "number of trials; give another --out, or delete this folder"
+        )
 
 
 def run_reference(job: ReferenceJob) -> str:
