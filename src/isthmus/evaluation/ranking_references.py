@@ -104,7 +104,6 @@ def statistic(
         return np.concatenate([np.asarray(vars(part)[name], np.int64) for part in every])
 
     user, item = column("user_row"), column("item_row")
-
     of_train = train.label if outcome is None else train.outcomes[outcome]
     assert of_train is not None
     known = np.zeros(num_rows)

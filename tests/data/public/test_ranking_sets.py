@@ -58,6 +58,14 @@ def test_epinions_leaves_out_categories_with_few_of_a_label_and_names_them(tmp_p
         prepare(asked, tmp_path / "refused")
 
 
+def test_a_sample_of_epinions_without_any_category_to_judge_is_refused(tmp_path: Path) -> None:
+    raw = write_ratings(tmp_path / "raw")
+    pq.write_table(pq.read_table(raw / "ratings.parquet").slice(0, 40), raw / "ratings.parquet")
+    with pytest.raises(InputError, match=r"no category has 50 positives .* give the whole data set"):
+        ingest_epinions(raw, tmp_path / "log")
+    assert not (tmp_path / "log").exists()
+
+
 def test_epinions_reads_the_matlab_form(tmp_path: Path) -> None:
     log = ingest_epinions(write_ratings(tmp_path / "raw", matlab=True), tmp_path / "log")
     assert read_schema(log).domain_names == ("category 1", "category 2")

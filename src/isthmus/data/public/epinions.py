@@ -50,7 +50,7 @@ def ingest_epinions(
         seed: of the default split.
 
     Raises:
-        InputError: a file is missing or not what it should be, or a category is not in it.
+        InputError: a file is missing or not what it should be, a category is not in it, or none has enough ratings.
     """
     ratings, names = _parquet(source) if (source / "ratings.parquet").is_file() else _matlab(source)
     # In the order of the numbers: dictionaries are looked up by value.
@@ -98,6 +98,11 @@ def with_enough_of_both_labels(
         Counter(category.filter(mask).to_pylist()) for mask in (is_positive, pc.invert(is_positive))
     )
     enough = [name for name in names if min(positives[name], negatives[name]) >= FEWEST_OF_A_LABEL]
+    if not enough:
+        raise InputError(
+            f"{source}: no category has {FEWEST_OF_A_LABEL} positives (ratings of {POSITIVE_RATING} or more) and as "
+            "many negatives, of which some could be held out; give the whole data set, not a sample of it"
+        )
     if left_out := [f"{name} ({positives[name]}, {negatives[name]})" for name in names if name not in enough]:
         warnings.warn(
             f"{source}: left out, with fewer than {FEWEST_OF_A_LABEL} positives or negatives: {', '.join(left_out)}",
