@@ -210,6 +210,26 @@ def test_lightgbm_reads_the_adjusted_means_that_are_declared_in_its_scopes(label
     assert not torch.equal(every[0], every[1])
 
 
+def test_lightgbm_for_new_users_does_not_read_what_their_own_domain_says_of_them(labelled: Dataset) -> None:
+    about = {"name": "generous", "side": "row", "kind": "statistic", "of": "user", "value": "adjusted_mean"}
+    logits: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    plain = (
+        reference_logits("LightGBM, without the user's own domain", labelled, "test"),
+        reference_logits("LightGBM, all domains", labelled, "test"),
+    )
+    for scope in ("own", "other"):
+        fields = (*labelled.schema.fields, FieldSpec.model_validate(about | {"scope": scope}))
+        declares = replace(labelled, schema=labelled.schema.model_copy(update={"fields": fields}))
+        logits[scope] = (
+            reference_logits("LightGBM, without the user's own domain", declares, "test"),
+            reference_logits("LightGBM, all domains", declares, "test"),
+        )
+    assert torch.equal(logits["own"][0], plain[0])
+    assert not torch.equal(logits["other"][0], plain[0])
+    assert not torch.equal(logits["own"][1], plain[1])
+    assert not torch.equal(plain[0], plain[1])
+
+
 def test_lightgbm_ranks_and_popularity_counts_the_past(labelled: Dataset) -> None:
     for reference in ("LightGBM, all domains", "popularity at the time"):
         logit = reference_logits(

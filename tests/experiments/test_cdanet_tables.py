@@ -14,7 +14,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking
 from isthmus.experiments import cdanet_figures, cdanet_more_domains, cdanet_table_2
-from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
+from isthmus.experiments.cdanet_rows import FAIR_TREES, FINE_TUNE, MAIN, TREES, all_rows
 
 NUM_USERS, NUM_ITEMS = 60, 12
 CATEGORIES = {3: "Movies", 4: "Books", 5: "Music", 6: "Games"}
@@ -67,7 +67,7 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     rows = {row["method"]: row for row in content["rows"]}
     assert {"item mean", "LightGBM, all domains", "MLP", "MMoE", FINE_TUNE, MAIN, f"{MAIN}, statistics"} <= set(rows)
     assert rows[FINE_TUNE]["paired_test"] == ""
-    assert rows[f"{MAIN}, statistics"]["paired_test"].endswith("(against LightGBM, all domains)")
+    assert rows[f"{MAIN}, statistics"]["paired_test"].endswith(f"(against {FAIR_TREES})")
     for row in rows.values():
         assert 0 <= row["metrics"]["macro"]["auc"]["mean"] <= 1
     # A user's generosity is planted, and the other domain alone knows it of new users.
@@ -88,10 +88,10 @@ def test_all_categories_stand_beside_two_domains_on_the_same_test_rows(ratings: 
     content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     rows = {row["method"]: row for row in content["rows"]}
     assert {
-        *("LightGBM, all domains", "LightGBM, all domains (on two domains)", FINE_TUNE, MAIN, f"{MAIN}, statistics"),
+        *(TREES, f"{TREES} (on two domains)", FAIR_TREES, FINE_TUNE, MAIN, f"{MAIN}, statistics"),
         *(f"{FINE_TUNE}, statistics{variant}" for variant in ("", ", no adjusted means", " (on two domains)")),
     } <= set(rows)
-    assert rows[f"{MAIN}, statistics"]["paired_test"].endswith("(against LightGBM, all domains (on two domains))")
+    assert rows[f"{MAIN}, statistics"]["paired_test"].endswith(f"(against {FAIR_TREES} (on two domains))")
     # A user's generosity is planted, and three other categories tell more of it than one does.
     elsewhere = [
         rows[f"item bias and the user's bias elsewhere{domains}"]["metrics"]["macro"]["auc"]["mean"]
@@ -99,10 +99,20 @@ def test_all_categories_stand_beside_two_domains_on_the_same_test_rows(ratings: 
     ]
     assert elsewhere[0] >= elsewhere[1]
     assert "1 splits" in content["notes"][0]
-    compared = [note for note in content["notes"] if note.startswith(f"{FINE_TUNE}, statistics, less")]
-    assert sorted(note.split(": ")[0].rsplit(", ", 1)[1] for note in compared) == [
-        *("auc", "auc", "grouped_auc", "grouped_auc")
-    ]
+    compared = {note.split(": ")[0] for note in content["notes"] if note.startswith(f"{FINE_TUNE}, statistics, less")}
+    beside = f"{FINE_TUNE}, statistics, less"
+    assert compared == {
+        *(f"{beside} {control}, auc" for control in (FAIR_TREES, TREES, f"{TREES} (on two domains)")),
+        f"{beside} {FAIR_TREES} (on two domains), grouped_auc",
+        *(f"{beside} {FINE_TUNE}, statistics, no adjusted means, {metric}" for metric in ("auc", "grouped_auc")),
+    }
+    random = json.loads((report.parent / "random-rows" / "table.json").read_text(encoding="utf-8"))
+    assert {row["method"] for row in random["rows"]} == {
+        *("user and item biases", TREES, f"{TREES} (on two domains)"),
+        *(f"{method}, statistics" for method in (FINE_TUNE, MAIN)),
+    }
+    for row in random["rows"]:
+        assert row["paired_test"].endswith(f"(against {TREES} (on two domains))") or row["method"].startswith(TREES)
 
 
 def test_rows_of_two_domains_stand_in_the_order_of_those_of_all_categories(ratings: Path, out: Path) -> None:

@@ -1,7 +1,6 @@
 """Simple methods that rank labelled rows: fitted on training rows alone, a logit a row out."""
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any, Literal, assert_never
 
 import numpy as np
@@ -26,8 +25,9 @@ RankingReference = Literal[
     "item-kNN, all domains",
     "LightGBM, own domain",
     "LightGBM, all domains",
+    "LightGBM, without the user's own domain",
 ]
-SIDES: tuple[Literal["user", "item"], ...] = ("user", "item")
+EVERY_SCOPE: tuple[Scope, ...] = ("own", "other")
 SHRINK = 5.0  # rows of nothing that a bias is mixed with
 BIAS_ROUNDS = 10
 POPULARITY_SECONDS = 180 * 86_400
@@ -47,7 +47,8 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     popularity at the time: positives of the item in the domain in the 180 days before the row.
     LightGBM: on counts of the user's and the item's training rows, means of their labels, and of the outcomes that the
     dataset declares statistics of, and the adjusted means that it declares, out of fold or before the row, chosen early
-    by validation AUC; of the row's domain, or of the others too.
+    by validation AUC; of the row's domain, of the others too, or of the user only what the others say, for users new to
+    a domain: training rows of other users, who are not, would teach to lean on what a new one does not have.
 
     Raises:
         InputError: the method needs a clock, or a package that is not there.
@@ -72,9 +73,11 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
         case "item-kNN, all domains":
             return torch.from_numpy(item_knn_scores(dataset, split, "all"))
         case "LightGBM, own domain":
-            return torch.from_numpy(lightgbm_logits(dataset, split, ("own",)))
+            return torch.from_numpy(lightgbm_logits(dataset, split, user=("own",), item=("own",)))
         case "LightGBM, all domains":
-            return torch.from_numpy(lightgbm_logits(dataset, split, ("own", "other")))
+            return torch.from_numpy(lightgbm_logits(dataset, split, user=EVERY_SCOPE, item=EVERY_SCOPE))
+        case "LightGBM, without the user's own domain":
+            return torch.from_numpy(lightgbm_logits(dataset, split, user=("other",), item=EVERY_SCOPE))
         case other:
             assert_never(other)
     clipped = np.clip(probability, SMALLEST, 1 - SMALLEST)
@@ -178,31 +181,34 @@ def popularity_at_the_time(dataset: Dataset, split: Split) -> Float[np.ndarray, 
     return np.where(rows.item_row > 0, count, 0).astype(np.float64)
 
 
-def adjusted_means(
-    dataset: Dataset, scopes: Sequence[Scope]
-) -> list[tuple[Literal["user", "item"], Scope, StatisticValue, str | None]]:
-    """The adjusted means of users and items that a dataset declares in these scopes."""
-    declared = (field for field in dataset.schema.fields if field.value == "adjusted_mean")
-    return [
-        (of, field.scope, field.value, field.column)
-        for field in declared
-        for of in SIDES
-        if field.of == of and field.scope in scopes
-    ]
+def lightgbm_logits(
+    dataset: Dataset, split: Split, *, user: Sequence[Scope], item: Sequence[Scope]
+) -> Float[np.ndarray, " row"]:
+    """Boosted trees on statistics of training labels, one model for all domains with the domain as a feature.
 
-
-def lightgbm_logits(dataset: Dataset, split: Split, scopes: Sequence[Scope]) -> Float[np.ndarray, " row"]:
-    """Boosted trees on statistics of training labels, one model for all domains with the domain as a feature."""
+    Args:
+        user: which training rows of its user a row's statistics are of: those of its domain, of the others.
+        item: the same of its item.
+    """
     try:
         import lightgbm
     except ImportError as error:
         raise InputError("the LightGBM row needs the package: pip install 'isthmus[references]'") from error
 
-    adjusted = adjusted_means(dataset, scopes)
+    asked: list[tuple[Literal["user", "item"], Scope]] = [
+        *(("user", scope) for scope in user),
+        *(("item", scope) for scope in item),
+    ]
+    adjusted = [
+        (of, scope, field.value, field.column)
+        for field in dataset.schema.fields
+        for of, scope in asked
+        if field.value == "adjusted_mean" and (field.of, field.scope) == (of, scope)
+    ]
 
     def features(part: Split) -> np.ndarray:
         columns = []
-        for of, scope in product(SIDES, scopes):
+        for of, scope in asked:
             columns.append(statistic(dataset, part, of, scope, "count"))
             columns += [
                 statistic(dataset, part, of, scope, "mean", outcome)

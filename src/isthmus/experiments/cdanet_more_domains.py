@@ -1,7 +1,8 @@
-"""CDAnet on more than two domains: users new to Movies or Books of Epinions, of whom other categories know too.
+"""CDAnet on more than two domains: users and rows of Movies and Books of Epinions, of whom other categories know too.
 
-The problems are those of Table 2, with the same test rows; the 25 other categories are one more domain, and each item's
-means are adjusted by how generous its users are in all of them. What two domains give stands beside it.
+The problems are those of Table 2, with the same test rows; the 25 other categories are one more domain, an item's means
+are adjusted by how generous its users are in all of them, a user's by what his items usually get. What two domains give
+stands beside it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,27 +20,47 @@ from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult
 from isthmus.evaluation.ranking_references import RankingReference
 from isthmus.experiments.cdanet_pair_rows import with_fields
-from isthmus.experiments.cdanet_rows import FINE_TUNE, IDS, MAIN, SIMPLE, STATISTICS, all_rows, with_statistics
+from isthmus.experiments.cdanet_rows import (
+    FAIR_TREES,
+    FINE_TUNE,
+    IDS,
+    JOINT,
+    MAIN,
+    SIMPLE,
+    STATISTICS,
+    TREES,
+    all_rows,
+    with_statistics,
+)
 from isthmus.experiments.cdanet_table_2 import (
     NUM_SPLITS,
     PAIR,
+    STATISTICS_OF_ALL,
     STATISTICS_OF_NEW_USERS,
     cold_problem,
     default_trials,
     in_words,
     new_table,
+    random_problem,
 )
 from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
 
 REST = "Other categories"
 ON_TWO = " (on two domains)"
 CDANET_ADI = "CDAnet+ADI"
-HARDEST: RankingReference = "LightGBM, all domains"
+BIASES: RankingReference = "user and item biases"
 ELSEWHERE: RankingReference = "item bias and the user's bias elsewhere"
+ALL_JOINT = "baselines on all domains"
 ON_IDS = ("MMoE", FINE_TUNE, MAIN, CDANET_ADI)
 ON_STATISTICS = ("MLP", FINE_TUNE, MAIN, CDANET_ADI)
+ON_RANDOM_ROWS = ("MLP", FINE_TUNE, MAIN)
 QUICK_METHODS = (FINE_TUNE, MAIN)
-ADJUSTED = ("item_adjusted_mean_own", "item_adjusted_rating_own")
+ADJUSTED = {
+    f"{of}, {scope}": (f"{of}_adjusted_mean_{scope}", f"{of}_adjusted_rating_{scope}")
+    for of, scope in (("user", "own"), ("user", "other"), ("item", "own"))
+}
+ADJUSTED_OF_NEW_USERS = (*ADJUSTED["user, other"], *ADJUSTED["item, own"])
+ADJUSTED_OF_ALL = (*ADJUSTED["user, own"], *ADJUSTED_OF_NEW_USERS)
 NOT_ADJUSTED = ", no adjusted means"
 SEARCH_SHARE = 0.25  # of the training rows, in the searches on ids: some 230,000, as many as two domains have
 # Statistics must not be drowned by what ids learn of users who have rows in the target: tables may learn far slower.
@@ -55,49 +76,119 @@ def reproduce(
     trials: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Search, train and judge every row on three domains, and some on two beside them; gives the path of the table.
+    """Search, train and judge every row on three domains, and some on two beside them, for users new to the target and
+    for random rows; gives the path of the first table.
 
     Args:
         data: the folder of the Epinions files.
-        quick: one seed and one draw of users, the main rows, with two trials each.
+        quick: one seed and one split of each, the main rows, with two trials each.
         trials: of each row's search; None: eight, or two where quick; 0: the settings as declared.
     """
     if num_seeds < 1:
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
     splits, seeds = range(1 if quick else NUM_SPLITS), range(1 if quick else num_seeds)
-    draws = [(target, number) for number in splits for target in PAIR]
-    wide = [cold_problem(data, out, target, number, say, rest=REST) for target, number in draws]
-    pair = [cold_problem(data, out, target, number, say) for target, number in draws]
     trials = default_trials(quick) if trials is None else trials
-    kept = out / "cdanet-more-domains"  # its rows and searches have names that Table 2 gives others
     wanted = [row for row in all_rows() if not quick or row.method in QUICK_METHODS]
-    on_ids = tuned(
-        [row for row in wanted if row.method in ON_IDS], wide[0], kept, trials=trials, say=say, share=SEARCH_SHARE
-    )
-    fields = (*IDS, *STATISTICS_OF_NEW_USERS)
-    informed = tuned(
-        informed_rows([row for row in wanted if row.method in ON_STATISTICS], (*fields, *ADJUSTED)),
-        *(wide[0], kept),
+    kept = out / "cdanet-more-domains"  # its rows and searches have names that Table 2 gives others
+    draws = [(target, number) for number in splits for target in PAIR]
+    report = new_users(
+        wanted,
+        [cold_problem(data, out, target, number, say) for target, number in draws],
+        [cold_problem(data, out, target, number, say, rest=REST) for target, number in draws],
+        seeds,
+        kept,
         trials=trials,
         say=say,
     )
+    random_rows(
+        wanted,
+        [random_problem(data, out, number, say) for number in splits],
+        [random_problem(data, out, number, say, rest=REST) for number in splits],
+        seeds,
+        kept / "random-rows",
+        trials=trials,
+        say=say,
+    )
+    return report
+
+
+def new_users(
+    wanted: Sequence[Row],
+    pair: Sequence[Problem],
+    wide: Sequence[Problem],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    trials: int,
+    say: Callable[[str], None],
+) -> Path:
+    """Users who are new to the target, on two domains (`pair`) and on all categories (`wide`)."""
+    on_ids = [replace(row, group=ALL_JOINT) if row.group == JOINT else row for row in wanted if row.method in ON_IDS]
+    on_ids = tuned(on_ids, wide[0], out, trials=trials, say=say, share=SEARCH_SHARE)
+    fields = (*IDS, *STATISTICS_OF_NEW_USERS)
+    informed = informed_rows([row for row in wanted if row.method in ON_STATISTICS], (*fields, *ADJUSTED_OF_NEW_USERS))
+    informed = tuned(informed, wide[0], out, trials=trials, say=say)
     plain = [with_fields(row, fields, row.method) for row in informed if row.method.startswith((FINE_TUNE, CDANET_ADI))]
     unadjusted = [replace(row, method=row.method + NOT_ADJUSTED) for row in plain]
-    wide_rows = [*on_ids, *informed, *unadjusted]
-    references = [ReferenceRow(ELSEWHERE, SIMPLE, ELSEWHERE), ReferenceRow(HARDEST, SIMPLE, HARDEST)]
-    of_two = run_grid(plain, references, pair, seeds, kept, say)
-    results = run_grid(wide_rows, references, wide, seeds, kept, say)
+    rows = [*on_ids, *informed, *unadjusted]
+    references = [ReferenceRow(name, SIMPLE, name) for name in (ELSEWHERE, TREES, FAIR_TREES)]
+    of_two = run_grid(plain, references, pair, seeds, out, say)
+    results = run_grid(rows, references, wide, seeds, out, say)
     results |= on_the_same_rows(of_two, pair, wide, results)
-    lines = [*wide_rows, *(replace(row, method=row.method + ON_TWO) for row in plain)]
+    lines = [*rows, *(replace(row, method=row.method + ON_TWO) for row in plain)]
     simple = [*references, *(replace(row, method=row.method + ON_TWO) for row in references)]
-    controls = {row.method: HARDEST + ON_TWO for row in lines if row.group == STATISTICS}
+    controls = {row.method: FAIR_TREES + ON_TWO for row in lines if row.group == STATISTICS}
     table = new_table(
         "CDAnet on all categories of Epinions: users new to the target domain",
         *(lines, simple, wide, results),
-        controls=controls | {HARDEST: HARDEST + ON_TWO},
+        controls=controls | {TREES: TREES + ON_TWO, FAIR_TREES: FAIR_TREES + ON_TWO},
     )
-    notes = (*table.notes, *differences([row.method for row in informed], [row.method for row in plain], wide, results))
-    return replace(table, notes=notes).write(kept)
+    full, few = [row.method for row in informed], [row.method for row in plain]
+    asked = [
+        *((method, control, "auc") for method in full for control in (FAIR_TREES, TREES, TREES + ON_TWO)),
+        *((method, FAIR_TREES + ON_TWO, "grouped_auc") for method in (FAIR_TREES, *full)),
+        *((method, method + NOT_ADJUSTED, metric) for method in few for metric in ("auc", "grouped_auc")),
+        *((method + NOT_ADJUSTED, method + ON_TWO, "auc") for method in few),
+        *((method + ON_TWO, FAIR_TREES + ON_TWO, "auc") for method in few),
+        (FAIR_TREES, TREES, "auc"),
+        (FAIR_TREES + ON_TWO, TREES + ON_TWO, "auc"),
+    ]
+    return replace(table, notes=(*table.notes, *differences(asked, wide, results))).write(out)
+
+
+def random_rows(
+    wanted: Sequence[Row],
+    pair: Sequence[Problem],
+    wide: Sequence[Problem],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    trials: int,
+    say: Callable[[str], None],
+) -> Path:
+    """Random rows of users who have others in the target; of two domains only what simple methods make."""
+    informed = informed_rows(
+        [row for row in wanted if row.method in ON_RANDOM_ROWS], (*IDS, *STATISTICS_OF_ALL, *ADJUSTED_OF_ALL)
+    )
+    informed = tuned(informed, wide[0], out, trials=trials, say=say)
+    references = [ReferenceRow(name, SIMPLE, name) for name in (BIASES, TREES)]
+    of_two = run_grid([], references, pair, seeds, out, say)
+    results = run_grid(informed, references, wide, seeds, out, say)
+    results |= on_the_same_rows(of_two, pair, wide, results)
+    simple = [*references, replace(references[1], method=TREES + ON_TWO)]
+    methods = [TREES, *(row.method for row in informed)]
+    table = new_table(
+        "CDAnet on all categories of Epinions: random rows",
+        *(informed, simple, wide, results),
+        controls=dict.fromkeys((BIASES, TREES + ON_TWO, *methods), TREES + ON_TWO),
+    )
+    main = f"{MAIN}, statistics"
+    asked = [
+        *((method, TREES, metric) for method in methods[1:] for metric in ("auc", "grouped_auc")),
+        *((method, TREES + ON_TWO, "grouped_auc") for method in methods),
+        (main, f"{FINE_TUNE}, statistics", "auc"),
+    ]
+    return replace(table, notes=(*table.notes, *differences(asked, wide, results))).write(out)
 
 
 def informed_rows(rows: Sequence[Row], fields: tuple[str, ...]) -> list[Row]:
@@ -141,19 +232,8 @@ def in_order_of(like: RankingResult, other: Dataset, result: RankingResult, own:
     return result.select(torch.from_numpy(taken))
 
 
-def differences(full: Sequence[str], plain: Sequence[str], problems: Sequence[Problem], results: Results) -> list[str]:
-    """Paired tests beside the table's own, in words.
-
-    Args:
-        full: methods with all statistics, on all categories.
-        plain: those that were also trained without adjusted means, and without these on two domains.
-    """
-    asked = [
-        *((method, HARDEST, "auc") for method in full),
-        *((method, HARDEST + ON_TWO, "grouped_auc") for method in (HARDEST, *full)),
-        *((method, method + NOT_ADJUSTED, metric) for method in plain for metric in ("auc", "grouped_auc")),
-        *((method + NOT_ADJUSTED, method + ON_TWO, "auc") for method in plain),
-    ]
+def differences(asked: Sequence[tuple[str, str, str]], problems: Sequence[Problem], results: Results) -> list[str]:
+    """Paired tests beside the table's own, in words: of a method less a control, in a metric."""
     return [
         f"{method}, less {control}, {metric}: {in_words(method, control, problems, results, metric=metric)}."
         for method, control, metric in asked

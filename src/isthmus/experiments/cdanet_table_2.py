@@ -16,10 +16,13 @@ from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, ranking_metrics
 from isthmus.evaluation.ranking_summary import paired, resampled
 from isthmus.experiments.cdanet_rows import (
+    FAIR_TREES,
     FINE_TUNE,
     IDS,
     MAIN,
+    NEW_USERS_REFERENCES,
     REFERENCES,
+    TREES,
     ablation_rows,
     all_rows,
     with_statistics,
@@ -38,7 +41,6 @@ STATISTICS = {
 # on what it will not have.
 STATISTICS_OF_NEW_USERS = (*STATISTICS["user, other"], *STATISTICS["item, own"])
 STATISTICS_OF_ALL = (*STATISTICS["user, own"], *STATISTICS_OF_NEW_USERS)
-HARDEST = "LightGBM, all domains"
 WITH_STATISTICS = ("MLP", "MMoE", FINE_TUNE, MAIN, "CDAnet+ADI")
 QUICK_ROWS = ("MLP", "MMoE", FINE_TUNE, MAIN)
 TRIALS, QUICK_TRIALS = 8, 2
@@ -78,17 +80,17 @@ def reproduce(
     else:
         found = [row for row in rows if row.method in WITH_STATISTICS]
     name = "CDAnet Table 7" if ablations else "CDAnet Table 2"
-    references = [] if ablations else REFERENCES
     reports = []
-    for protocol, problems, statistics in (
-        ("users new to the target domain", cold, STATISTICS_OF_NEW_USERS),
-        ("random rows", random, STATISTICS_OF_ALL),
+    for protocol, problems, statistics, references, hardest in (
+        ("users new to the target domain", cold, STATISTICS_OF_NEW_USERS, NEW_USERS_REFERENCES, FAIR_TREES),
+        ("random rows", random, STATISTICS_OF_ALL, REFERENCES, TREES),
     ):
         informed = [] if ablations else with_statistics(found, (*IDS, *statistics))
-        results = run_grid([*rows, *informed], references, problems, seeds, out, say)
-        controls = {row.method: HARDEST for row in informed}
+        simple = [] if ablations else references
+        results = run_grid([*rows, *informed], simple, problems, seeds, out, say)
+        controls = {row.method: hardest for row in informed}
         title = f"{name} on Epinions: {protocol}"
-        table = new_table(title, [*rows, *informed], references, problems, results, controls=controls)
+        table = new_table(title, [*rows, *informed], simple, problems, results, controls=controls)
         folder = out / name.lower().replace(" ", "-") / protocol.replace(" ", "-")
         reports.append(table.write(folder))
     return reports[0]
@@ -108,10 +110,16 @@ def cold_problem(
     return Problem(name, prepared(data, out, name, split, say, rest=rest), (target,))
 
 
-def random_problem(data: Path, out: Path, number: int, say: Callable[[str], None]) -> Problem:
-    """Random rows of both domains, 8:1:1."""
-    name = f"random-{number}"
-    return Problem(name, prepared(data, out, name, {"by": "random", "seed": number}, say), PAIR)
+def random_problem(
+    data: Path, out: Path, number: int, say: Callable[[str], None], *, rest: str | None = None
+) -> Problem:
+    """Random rows of both domains, 8:1:1.
+
+    Args:
+        rest: as of `cold_problem`.
+    """
+    name = f"random-{number}" if rest is None else f"random-all-categories-{number}"
+    return Problem(name, prepared(data, out, name, {"by": "random", "seed": number}, say, rest=rest), PAIR)
 
 
 def prepared(

@@ -46,7 +46,8 @@ def ingest_epinions(
         split: the declaration's `split`; None: seeded random rows, 8:1:1.
         statistics: declares counts and means of labels and of ratings, of the user, in the row's domain and elsewhere,
             and of the item.
-        adjusted: declares, beside these, the item's means adjusted by how generous its users are in all domains.
+        adjusted: declares, beside these, each mean after the other side is allowed for: an item's after how generous
+            its users are in all domains, a user's after what its items usually get.
         seed: of the default split.
 
     Raises:
@@ -144,21 +145,20 @@ def _declaration(
         {"name": "user_id", "side": "user", "kind": "id"},
         {"name": "item_id", "side": "item", "kind": "id"},
     ]
-    if statistics:
-        # An item is in one category, save a few hundred: what other domains say of it would be nothing.
-        for of, scope in (("user", "own"), ("user", "other"), ("item", "own")):
-            about = {"side": "row", "kind": "statistic", "of": of, "scope": scope}
+    # An item is in one category, save a few hundred: what other domains say of it would be nothing.
+    for of, scope in (("user", "own"), ("user", "other"), ("item", "own")):
+        about = {"side": "row", "kind": "statistic", "of": of, "scope": scope}
+        if statistics:
             fields += [
                 {"name": f"{of}_mean_{scope}", **about, "value": "mean"},
                 {"name": f"{of}_rating_{scope}", **about, "value": "mean", "column": "rating"},
                 {"name": f"{of}_count_{scope}", **about, "value": "count"},
             ]
-    if adjusted:
-        about = {"side": "row", "kind": "statistic", "of": "item", "scope": "own", "value": "adjusted_mean"}
-        fields += [
-            {"name": "item_adjusted_mean_own", **about},
-            {"name": "item_adjusted_rating_own", **about, "column": "rating"},
-        ]
+        if adjusted:
+            fields += [
+                {"name": f"{of}_adjusted_mean_{scope}", **about, "value": "adjusted_mean"},
+                {"name": f"{of}_adjusted_rating_{scope}", **about, "value": "adjusted_mean", "column": "rating"},
+            ]
     return {
         "name": "epinions",
         "events": {
