@@ -22,7 +22,7 @@ from isthmus.models.cdanet import CDAnet, CDAnetSettings
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
 from isthmus.serving.bundle_files import MANIFEST
-from isthmus.serving.indexes import ExactIndexSettings
+from isthmus.serving.index_settings import ExactIndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.ranking_stages import new_ranking_model
 from isthmus.training.retrieval import TrainingSettings

@@ -48,7 +48,7 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("isthmus.api", ("ibis", "duckdb", "sqlglot", "scipy")),
+        ("isthmus.api", ("ibis", "duckdb", "sqlglot", "scipy", "pyarrow", "faiss", "torch._dynamo")),
         ("isthmus.serving.app", ("ibis", "duckdb", "sqlglot", "scipy", "redis")),
         ("isthmus.serving.server", ("torch", "numpy", "pyarrow", "faiss", "fastapi")),  # the supervisor's part
     ],
@@ -56,6 +56,22 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 def test_a_part_loads_no_library_that_only_another_needs(module: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     assert in_a_fresh_process(code).strip() == "[]"
+
+
+def test_training_loads_neither_the_compiler_nor_what_only_serving_needs(
+    tiny_dataset: Dataset, labelled: Dataset, tmp_path: Path
+) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+import isthmus
+isthmus.train(Path({str(tiny_dataset.path)!r}), Path({str(tmp_path / "run")!r}), overrides={TINY})
+one_epoch = ("training.epochs=1",)
+isthmus.train(Path({str(labelled.path)!r}), Path({str(tmp_path / "click")!r}), overrides=one_epoch, task="ranking")
+heavy = ("torch._dynamo", "sympy", "pyarrow", "faiss", "duckdb")
+print([name for name in heavy if name in sys.modules])
+"""
+    assert in_a_fresh_process(code).splitlines()[-1] == "[]"
 
 
 def test_the_whole_way_through_the_functions(tiny_log: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "evaluation",
         "models",
         "backbones",
+        "layers.shapes",
         "data",
         "losses",
         "metrics",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.serving.indexes import HNSWIndexSettings
+from isthmus.serving.index_settings import HNSWIndexSettings
 from isthmus.settings import RunSettings, read_settings
 
 GOOD = """\

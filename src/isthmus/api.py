@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from torch import nn
 
@@ -29,10 +29,6 @@ from isthmus.files import alone_in
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.cdanet import CDAnet
 from isthmus.models.two_tower import TwoTower
-from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
-from isthmus.serving.bundle_files import Manifest
-from isthmus.serving.recommend import Recommendations, Recommender
-from isthmus.serving.score import score_file
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
 from isthmus.training.checkpoint import BEST
 from isthmus.training.ranking import Stage, over_domains, validate
@@ -51,6 +47,10 @@ from isthmus.training.runs import (
     require_fit,
     train_in_folder,
 )
+
+if TYPE_CHECKING:  # serving loads its indexes; a process that trains has no use for 40 MiB of them
+    import isthmus.serving.bundle_files
+    import isthmus.serving.recommend
 
 AnySummary = Summary | RankingSummary
 
@@ -73,7 +73,9 @@ class Run:
         return opened
 
     @cached_property
-    def recommender(self) -> Recommender:
+    def recommender(self) -> "isthmus.serving.recommend.Recommender":
+        from isthmus.serving.recommend import Recommender
+
         return Recommender(self.model, self.settings.retrieval, self.dataset, self.settings.index)
 
     def result_file(self, split: Split) -> Path:
@@ -93,7 +95,7 @@ class Run:
 
     def recommend(
         self, domain: str, *, user: str | None = None, history: Sequence[str] | None = None, k: int = 10
-    ) -> Recommendations:
+    ) -> "isthmus.serving.recommend.Recommendations":
         """The k best items of a domain for a known user or for a history of item ids; see `Recommender.recommend`."""
         return self.recommender.recommend(domain, user=user, history=history, k=k)
 
@@ -155,6 +157,8 @@ class RankingRun:
     def score(self, rows: Path, out: Path) -> int:
         """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
         fields = self.settings.ranking.fields
+        from isthmus.serving.score import score_file
+
         return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares)
 
     def validation_value(self) -> float:
@@ -284,7 +288,7 @@ def bundle(
     exact_below: int = 100_000,
     with_onnx: bool = True,
     drift_rows: int = 1000,
-) -> Manifest:
+) -> "isthmus.serving.bundle_files.Manifest":
     """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
 
     Args:
@@ -298,6 +302,8 @@ def bundle(
     Raises:
         InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
     """
+    from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
+
     if drift_rows < 0:
         raise InputError(f"drift_rows: {drift_rows} is below 0")
     run = Run.open(retrieval, dataset, device="cpu")

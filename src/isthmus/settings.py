@@ -12,7 +12,7 @@ from isthmus.errors import InputError, explain
 from isthmus.files import read_yaml
 from isthmus.models.ranker import RankingSettings
 from isthmus.models.two_tower import TwoTowerSettings
-from isthmus.serving.indexes import ExactIndexSettings, IndexSettings
+from isthmus.serving.index_settings import ExactIndexSettings, IndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.retrieval import TrainingSettings
 

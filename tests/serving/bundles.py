@@ -11,7 +11,7 @@ from isthmus.models.cdanet import CDAnet, CDAnetSettings
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
 from isthmus.serving.bundle_files import Manifest
-from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings
+from isthmus.serving.index_settings import AnyIndexSettings, ExactIndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.ranking_stages import new_ranking_model
 from isthmus.training.retrieval import TrainingSettings

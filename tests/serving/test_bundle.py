@@ -15,7 +15,7 @@ from isthmus.errors import InputError
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.bundle import index_for
 from isthmus.serving.bundle_files import Manifest, load_tensors, load_weights, save_tensors
-from isthmus.serving.indexes import ExactIndexSettings, HNSWIndexSettings, IVFIndexSettings
+from isthmus.serving.index_settings import ExactIndexSettings, HNSWIndexSettings, IVFIndexSettings
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import open_service
 

@@ -16,7 +16,7 @@ from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
 from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
 from isthmus.models.two_tower import TwoTowerSettings
-from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, HNSWIndexSettings, IVFIndexSettings
+from isthmus.serving.index_settings import AnyIndexSettings, ExactIndexSettings, HNSWIndexSettings, IVFIndexSettings
 from isthmus.serving.recommend import Recommendations, Recommender
 from isthmus.training.retrieval import TrainingSettings
 from isthmus.training.runs import new_model

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.layers.embedding import new_table
-from isthmus.training.optim import RowAdamW, split_parameters, sum_by_row
+from isthmus.training.optim import AdamW, RowAdamW, split_parameters, sum_by_row
 
 ROWS, DIM = 5, 3
+KINDS = (AdamW, torch.optim.AdamW)
 
 
 def parameter(seed: int = 0) -> nn.Parameter:
@@ -35,6 +36,26 @@ def test_with_all_rows_in_every_step_it_is_adamw(weight_decay: float) -> None:
         dense.step()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
     assert (ours - parameter()).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_adamw_is_pytorchs_and_goes_on_from_what_either_saved(fused: bool) -> None:
+    parameters = parameter(), parameter()
+    optimizers = [kind([p], lr=0.1, weight_decay=0.3, fused=fused) for kind, p in zip(KINDS, parameters, strict=True)]
+    for step in range(6):
+        if step == 3:
+            saved = [copy.deepcopy(optimizer.state_dict()) for optimizer in reversed(optimizers)]
+            optimizers = [kind([p], lr=9.0, fused=fused) for kind, p in zip(KINDS, parameters, strict=True)]
+            for optimizer, state in zip(optimizers, saved, strict=True):
+                optimizer.load_state_dict(state)
+        for p, optimizer in zip(parameters, optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            assert p.grad is None
+            p.grad = gradient(step)
+            optimizer.step()
+        assert torch.equal(*parameters)
+    assert parameters[0].requires_grad
+    assert (parameters[0] - parameter()).abs().min() > 1e-3
 
 
 def test_a_row_moves_as_adamw_moves_it_in_the_steps_that_name_it() -> None:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-import torch
-
 from isthmus.backbones.settings import (
     ADISettings,
     AnyBackboneSettings,
@@ -19,6 +17,7 @@ from isthmus.backbones.settings import (
     StarSettings,
     build_backbone,
 )
+from isthmus.layers.shapes import only_shapes
 
 BISECTIONS = 30
 
@@ -37,7 +36,7 @@ class Budgeted:
 
 def count_parameters(settings: AnyBackboneSettings, *, num_domains: int, in_dim: int, out_dim: int) -> int:
     """Trainable numbers of a backbone, without giving them memory."""
-    with torch.device("meta"):
+    with only_shapes():
         backbone = build_backbone(settings, num_domains=num_domains, in_dim=in_dim, out_dim=out_dim)
     return sum(parameter.numel() for parameter in backbone.parameters())
 

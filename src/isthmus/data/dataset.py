@@ -34,8 +34,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from isthmus.errors import InputError
@@ -135,10 +133,12 @@ class Dataset:
 
     def vocabulary(self, name: str) -> list[str]:
         """The text of each row of a vocabulary, from row 1 on; raises DatasetError where its file is damaged."""
+        import pyarrow.parquet as pq  # 30 MiB that a process has no use for as long as it trains
+
         file = self.path / "vocabularies" / f"{name}.parquet"
         try:
             values: list[str] = pq.read_table(file)["value"].to_pylist()
-        except (pa.ArrowInvalid, KeyError, FileNotFoundError) as error:
+        except (ValueError, KeyError, FileNotFoundError) as error:  # PyArrow's own errors are ValueErrors
             reason = str(error).splitlines()[0]
             raise DatasetError(f"{file}: not readable ({reason}); run 'isthmus prepare' again") from error
         return values

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,12 +14,13 @@ from torch import Tensor
 from isthmus.errors import InputError
 from isthmus.evaluation.compare import Compared, Comparison
 from isthmus.evaluation.ranking import MACRO, METRICS, RankingResult, ranking_metrics, row_log_loss
-from isthmus.files import markdown_table, new_file
+from isthmus.evaluation.result_files import read_columns, read_meaning, write_columns
+from isthmus.files import markdown_table
 from isthmus.metrics import Interval, PairedTest, auc_by_group
 
 COLD_ROWS = 5
 NUM_RESAMPLES = 1000
-KIND, KEPT_SHARES = b"isthmus_ranking", b"kept_shares"
+KIND, KEPT_SHARES = "isthmus_ranking", "kept_shares"
 BEFORE = {"calibration": "calibration_uncorrected", "calibration_error": "calibration_error_uncorrected"}
 TESTED = ("auc", "grouped_auc", "log_loss")
 
@@ -48,22 +47,20 @@ class SavedRanking:
 
 def save_ranking(saved: SavedRanking, file: Path) -> None:
     """Write a line a row to a Parquet file."""
-    columns = {name: pa.array(column.numpy()) for name, column in vars(saved.result).items()}
     meaning = {
-        KIND: b"1",
-        b"domain_names": json.dumps(saved.domain_names).encode(),
-        b"split": saved.split.encode(),
-        KEPT_SHARES: json.dumps(saved.kept_shares).encode(),
+        KIND: "1",
+        "domain_names": json.dumps(saved.domain_names),
+        "split": saved.split,
+        KEPT_SHARES: json.dumps(saved.kept_shares),
     }
-    with new_file(file) as partial:
-        pq.write_table(pa.table(columns).replace_schema_metadata(meaning), partial)
+    write_columns(vars(saved.result), meaning, file)
 
 
 def is_ranking_file(file: Path) -> bool:
     """Whether a file is the result of a click model."""
     try:
-        return KIND in (pq.read_schema(file).metadata or {})
-    except (pa.ArrowInvalid, OSError):
+        return KIND in read_meaning(file)
+    except (ValueError, OSError):  # PyArrow's own errors are ValueErrors
         return False
 
 
@@ -75,14 +72,12 @@ def load_ranking(file: Path) -> SavedRanking:
     """
     if not file.is_file() or not is_ranking_file(file):
         raise InputError(f"{file}: no result of a click model; make one with 'isthmus evaluate RUN'")
-    table = pq.read_table(file)
-    meaning = table.schema.metadata
-    columns = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
+    columns, meaning = read_columns(file)
     return SavedRanking(
         RankingResult(**columns),
-        tuple(json.loads(meaning[b"domain_names"])),
-        meaning[b"split"].decode(),
-        tuple(json.loads(meaning.get(KEPT_SHARES, b"[]"))),
+        tuple(json.loads(meaning["domain_names"])),
+        meaning["split"],
+        tuple(json.loads(meaning.get(KEPT_SHARES, "[]"))),
     )
 
 

@@ -6,15 +6,14 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from isthmus.errors import InputError
+from isthmus.evaluation.result_files import read_columns, read_meaning, write_columns
 from isthmus.evaluation.retrieval import RetrievalResult
-from isthmus.files import markdown_table, new_file
+from isthmus.files import markdown_table
 from isthmus.metrics import Interval, bootstrap_interval
 
 COLD_USER_POSITIVES = 4
@@ -171,9 +170,7 @@ def save_result(saved: SavedResult, file: Path) -> None:
         **result.metrics,
     }
     meaning = {"domain_names": json.dumps(saved.domain_names), "split": saved.split}
-    table = pa.table({name: pa.array(column.numpy()) for name, column in columns.items()}, metadata=meaning)
-    with new_file(file) as partial:
-        pq.write_table(table, partial)
+    write_columns(columns, meaning, file)
 
 
 def load_result(file: Path) -> SavedResult:
@@ -181,13 +178,12 @@ def load_result(file: Path) -> SavedResult:
     if not file.is_file():
         raise InputError(f"{file}: no such result; make one with 'isthmus evaluate'")
     try:
-        table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
+        is_result = {"domain_names", "split"} <= set(read_meaning(file))
+    except (ValueError, OSError) as error:
         raise InputError(f"{file}: not Parquet ({str(error).splitlines()[0]}); evaluate again") from error
-    meaning = table.schema.metadata or {}
-    if b"domain_names" not in meaning or b"split" not in meaning or not set(KEYS) <= set(table.column_names):
+    columns, meaning = read_columns(file) if is_result else ({}, {})
+    if not set(KEYS) <= set(columns):
         raise InputError(f"{file}: not the result of an evaluation; make one with 'isthmus evaluate'")
-    columns = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
     result = RetrievalResult(
         domain=columns["domain"],
         user_row=columns["user_row"],
@@ -196,7 +192,7 @@ def load_result(file: Path) -> SavedResult:
         item_count=columns["item_count"],
         metrics={name: column for name, column in columns.items() if name not in KEYS},
     )
-    return SavedResult(result, tuple(json.loads(meaning[b"domain_names"])), meaning[b"split"].decode())
+    return SavedResult(result, tuple(json.loads(meaning["domain_names"])), meaning["split"])
 
 
 def _slice(name: str, saved: SavedResult, keep: Bool[Tensor, " row"], num_resamples: int, level: float) -> Slice:

@@ -13,7 +13,7 @@ class DomainIndicator(nn.Module):
 
     def __init__(self, num_domains: int, dim: int) -> None:
         super().__init__()
-        self.own_vectors = nn.ParameterList(nn.Parameter(torch.randn(dim)) for _ in range(num_domains))
+        self.own_vectors = nn.ParameterList(nn.Parameter(torch.empty(dim).normal_()) for _ in range(num_domains))
 
     def forward(self, domain: int) -> Float[Tensor, " indicator"]:
         vector: Tensor = self.own_vectors[domain]

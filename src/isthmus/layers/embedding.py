@@ -47,7 +47,7 @@ class FieldEmbedding(nn.Module):
         self.num_fields = len(self.categorical) + len(self.bags) + num_numbers + len(text_dims)
         self.dim = dim
         self.tables_by_domain = tables_by_domain
-        self.number_vector = nn.Parameter(torch.randn(num_numbers, dim) * dim**-0.5) if num_numbers else None
+        self.number_vector = nn.Parameter(torch.empty(num_numbers, dim).normal_(std=dim**-0.5)) if num_numbers else None
         self.text_maps = nn.ModuleList(nn.Linear(text_dim, dim, bias=False) for text_dim in text_dims)
         self.register_buffer("present", torch.tensor(present, dtype=torch.bool), persistent=False)
         self.has_absent_fields = not all(all(fields) for fields in present)

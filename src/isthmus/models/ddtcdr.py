@@ -44,7 +44,7 @@ class OrthogonalMap(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.free = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
+        self.free = nn.Parameter(torch.empty(dim, dim).normal_(std=dim**-0.5))
 
     def forward(self) -> Float[Tensor, "dim dim"]:
         x: Tensor = torch.linalg.matrix_exp(self.free - self.free.T)

@@ -51,7 +51,8 @@ from isthmus.serving.bundle_files import (
 from isthmus.serving.drift import write_reference
 from isthmus.serving.drift_reference import measured
 from isthmus.serving.export import export_ranker, export_user_tower
-from isthmus.serving.indexes import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings, build_index
+from isthmus.serving.index_settings import AnyIndexSettings, ExactIndexSettings, IVFIndexSettings
+from isthmus.serving.indexes import build_index
 from isthmus.serving.row_counts import statistic_table
 from isthmus.serving.service import open_service
 from isthmus.serving.view import View

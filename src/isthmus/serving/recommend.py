@@ -23,7 +23,8 @@ from isthmus.evaluation.retrieval import encode_items
 from isthmus.files import new_file
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.schema import FieldSpec
-from isthmus.serving.indexes import AnyIndexSettings, BuiltIndex, build_index
+from isthmus.serving.index_settings import AnyIndexSettings
+from isthmus.serving.indexes import BuiltIndex, build_index
 
 Basis = Literal["user history", "given history", "popular items of the domain"]
 COLUMNS = pa.schema(

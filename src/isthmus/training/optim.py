@@ -1,5 +1,6 @@
 """Optimizers: AdamW for networks, and one for embedding tables that touches only the rows of the step."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,7 +8,28 @@ import torch
 from torch import Tensor, nn
 
 
-class RowAdamW(torch.optim.Optimizer):
+class _Eager(torch.optim.Optimizer):
+    """An optimizer that does not load torch.compile, as PyTorch's do at their first call in order to keep it out.
+
+    Loading it costs a second and 70 MiB of every process that trains. The methods are PyTorch's own without that
+    decorator, and so not for use within torch.compile.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """PyTorch's AdamW, arguments and all."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        inspect.unwrap(torch.optim.AdamW.step)(self)
+
+
+class RowAdamW(_Eager):
     """AdamW on the rows that a sparse gradient names; every other row, and its moments, stays as it is.
 
     A step costs the same at any table size. A row's moments decay, and its weights with them, only in the steps that

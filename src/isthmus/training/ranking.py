@@ -23,7 +23,7 @@ from isthmus.metrics import auc_by_group, domain_means, macro_mean
 from isthmus.models.cdanet import AugmentationNetwork, TranslationNetwork
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
-from isthmus.training.optim import RowAdamW, split_parameters
+from isthmus.training.optim import AdamW, RowAdamW, split_parameters
 
 Precision = Literal["float32", "bfloat16"]
 KeptShare = Annotated[float, Field(gt=0, le=1)]
@@ -188,7 +188,7 @@ def new_optimizers(model: nn.Module, stage: Stage, settings: RankingTrainingSett
         optimizers.append(RowAdamW(tables, lr=factor * settings.learning_rate, weight_decay=settings.weight_decay))
     if networks:
         rate = factor * settings.network_learning_rate
-        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=settings.network_weight_decay, fused=True))
+        optimizers.append(AdamW(networks, lr=rate, weight_decay=settings.network_weight_decay, fused=True))
     return optimizers
 
 

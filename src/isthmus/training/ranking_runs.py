@@ -14,6 +14,7 @@ from torch import nn
 
 from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.files import markdown_table, write_text
+from isthmus.layers.shapes import only_shapes
 from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.checkpoint import BEST, write_atomically
 from isthmus.training.epochs import EpochReport
@@ -36,7 +37,7 @@ STAGES = "stages"
 
 def require_ranking_fit(dataset: Dataset, settings: AnyRankingSettings, training: RankingTrainingSettings) -> None:
     """Raises InputError where the settings do not fit the dataset; before a folder is made, and taking no memory."""
-    with torch.device("meta"):
+    with only_shapes():
         new_ranking_model(dataset, settings, training)
     require_both_labels(dataset, settings, training)
 

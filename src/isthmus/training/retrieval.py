@@ -20,7 +20,7 @@ from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
-from isthmus.training.optim import RowAdamW, split_parameters
+from isthmus.training.optim import AdamW, RowAdamW, split_parameters
 from isthmus.training.self_training import SelfTrainingSettings, named_pairs, pseudo_batch
 
 
@@ -145,7 +145,7 @@ def new_optimizers(model: TwoTower, settings: TrainingSettings) -> list[torch.op
         optimizers.append(RowAdamW(tables, lr=settings.learning_rate, weight_decay=settings.weight_decay))
     if networks:
         rate, decay = settings.network_learning_rate, settings.network_weight_decay
-        optimizers.append(torch.optim.AdamW(networks, lr=rate, weight_decay=decay, fused=True))
+        optimizers.append(AdamW(networks, lr=rate, weight_decay=decay, fused=True))
     return optimizers
 
 

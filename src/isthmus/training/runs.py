@@ -29,6 +29,7 @@ from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.features import feature_sizes, table_sizes
 from isthmus.errors import InputError
 from isthmus.files import PARTIAL, read_yaml, write_text
+from isthmus.layers.shapes import only_shapes
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import BEST, LAST, load_checked, read_best
 from isthmus.training.epochs import EpochReport, is_finished
@@ -124,7 +125,7 @@ def _build(dataset: Dataset, settings: TwoTowerSettings, bias: Float[Tensor, "do
 
 def require_fit(dataset: Dataset, settings: TwoTowerSettings) -> None:
     """Raises InputError where the settings do not fit the dataset; before a folder is made, and taking no memory."""
-    with torch.device("meta"):
+    with only_shapes():
         _build(dataset, settings, torch.empty(dataset.num_domains, dataset.num_items))
 
 
@@ -150,7 +151,7 @@ def fit_budget(dataset: Dataset, settings: TwoTowerSettings, budget: int) -> Two
         return settings.model_copy(update={"backbone": scale_widths(backbone, factor)})
 
     def size(candidate: TwoTowerSettings) -> int:
-        with torch.device("meta"):  # counts without giving the numbers memory
+        with only_shapes():  # counts without giving the numbers memory
             bias = torch.empty(dataset.num_domains, dataset.num_items)
             return count_parameters(_build(dataset, candidate, bias)).networks
 
