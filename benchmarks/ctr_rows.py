@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
-
-from isthmus.data.write import new_folder
 
 DOMAINS = ("a", "b", "c")
 PARTS = ("train", "valid", "test")
@@ -123,6 +119,11 @@ def base_for(log_odds: NDArray[np.float64], rate: float) -> float:
 
 def write_log(rows: CTRRows, out: Path) -> Path:
     """Write `out`/{events.parquet, log.yaml}, as any log is declared; gives the path of log.yaml."""
+    import pyarrow as pa  # 30 MiB that no process that trains holds
+    import pyarrow.parquet as pq
+
+    from isthmus.data.write import new_folder
+
     part = np.repeat(["train", "valid", "test"], [len(range(*rows.part(p).indices(rows.num_rows))) for p in PARTS])
     table = {
         "domain": pa.array(np.array(DOMAINS)[rows.domain]),

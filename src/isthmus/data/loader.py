@@ -146,12 +146,13 @@ class RankingLoader:
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RankingBatch]:
         """The batches of an epoch from `first_step` on."""
-        # Drawn for the whole epoch at once, so that it does not matter where an epoch is taken up.
-        drawn = np.random.default_rng([self.seed, epoch, 1]).random(self.events.num_rows)
+        is_unseen = np.zeros(self.events.num_rows, dtype=np.bool_)
+        if self.unseen_items:  # drawn for the whole epoch at once, so that it does not matter where it is taken up
+            is_unseen = np.random.default_rng([self.seed, epoch, 1]).random(len(is_unseen)) < self.unseen_items
         for parts in self.steps(epoch)[first_step:]:
             rows = np.concatenate(parts)
             slices = DomainSlices.from_counts([len(part) for part in parts])
-            yield self.batch(rows, slices, is_unseen=drawn[rows] < self.unseen_items)
+            yield self.batch(rows, slices, is_unseen=is_unseen[rows])
 
     def batch(self, rows: Rows, domain_slices: DomainSlices, *, is_unseen: NDArray[np.bool_]) -> RankingBatch:
         """The batch of given rows, which lie sorted by domain; `is_unseen` says whose item is read as unknown."""

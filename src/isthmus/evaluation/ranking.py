@@ -13,7 +13,7 @@ from isthmus.data.features import RankingReader
 from isthmus.domains import DomainSlices
 from isthmus.metrics import auc_by_group, domain_means, macro_mean
 
-BLOCK = 16_384
+BLOCK = 4096
 NUM_BINS = 10
 METRICS = ("auc", "grouped_auc", "log_loss", "calibration", "calibration_error")
 MACRO = "macro"
@@ -58,17 +58,19 @@ def score_impressions(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    logits = [torch.zeros(0, dtype=torch.float64)]
     bounds = events.domain_bounds(dataset.num_domains)
-    for domain in range(dataset.num_domains):
-        if domains is not None and domain not in domains:
-            continue
+    asked = [d for d in range(dataset.num_domains) if domains is None or d in domains]
+    # Whole from the start: a piece a block, left between the blocks' own tensors, would scatter the heap.
+    logits = torch.empty(sum(bounds[domain + 1] - bounds[domain] for domain in asked), dtype=torch.float64)
+    done = 0
+    for domain in asked:
         for start in range(bounds[domain], bounds[domain + 1], BLOCK):
             rows = np.arange(start, min(start + BLOCK, bounds[domain + 1]))
             slices = DomainSlices.single(domain, len(rows), dataset.num_domains)
-            logits.append(model(reader.read(events, rows, split).to(device), slices).double().cpu())
+            logits[done : done + len(rows)] = model(reader.read(events, rows, split).to(device), slices)
+            done += len(rows)
     model.train(was_training)
-    return torch.cat(logits)
+    return logits
 
 
 def evaluate_ranking(logit: Float[Tensor, " row"], dataset: Dataset, split: Split) -> RankingResult:
