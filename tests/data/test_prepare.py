@@ -259,3 +259,24 @@ def test_replaces_a_dataset_but_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an output of this command"):
         prepare(log, tmp_path / "log")
     assert (tmp_path / "log" / "events.csv").read_text() == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("num_values", "kind"), [(127, np.int8), (128, np.int16), (32_767, np.int16), (32_768, np.int32)]
+)
+def test_a_field_is_kept_as_narrow_as_its_values_allow(tmp_path: Path, num_values: int, kind: type) -> None:
+    lines = (f"u,i{n},{'ab'[n % 2]},{n},s{n % num_values:05}\n" for n in range(2 * num_values))
+    schema = declaration(
+        fields=[
+            {"name": "user", "side": "user", "kind": "id"},
+            {"name": "item", "side": "item", "kind": "id"},
+            {"name": "shade", "side": "context", "kind": "categorical"},
+        ],
+        split={"by": "time", "valid": 0.1, "test": 0.1},
+    )
+    events = "user,item,domain,time,shade\n" + "".join(lines)
+    dataset = prepare(write_log(tmp_path / "log", schema, events=events), tmp_path / "out")
+    rows = dataset.events["train"].context["shade"]
+    assert isinstance(rows, np.ndarray)
+    assert rows.dtype == kind
+    assert np.unique(rows).tolist() == list(range(1, num_values + 1))

@@ -3,8 +3,9 @@
     manifest.json               format, schema and its hash, counts, vocabulary sizes; `files`: the `sha256` of each
                                 file and, of an array, its `shape`
     vocabularies/NAME.parquet   `value` (text) of rows 1, 2, ...; row 0 stands for every unseen value
-    fields/FIELD.npy            a single value a row: int32 table rows, or float32 standardised numbers; of a text
-                                field float32 vectors, rows x dim
+    fields/FIELD.npy            a single value a row: table rows, in the narrowest signed integer that holds its
+                                vocabulary's, or float32 standardised numbers; of a text field float32 vectors,
+                                rows x dim
     fields/FIELD.values.npy, FIELD.offsets.npy      a list a row (multi-valued, sequence)
     events/SPLIT/{user,item,domain}.npy, time.npy where there is a clock, FIELD.* for context fields
                                 positives, sorted by domain, then user, then time; SPLIT is train, valid or test

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ def encode(line: Lines, vocabularies: Mapping[str, Vocabulary], log: Path) -> tu
         if line.field.kind in ("multi_valued", "sequence"):
             return _encode_lists(line, line.raw, vocabulary), None
         # One place more, so that both kinds of -1 (no row, no value) find row 0.
-        row_of_code = np.append(vocabulary.rows(line.raw.values), 0).astype(np.int32)
+        row_of_code = np.append(vocabulary.rows(line.raw.values), 0).astype(narrowest(vocabulary.size))
         rows: Column = row_of_code[np.append(line.raw.codes, -1)[line.place]]
         return rows, None
     values = np.append(line.raw, np.nan)[line.place]
@@ -64,6 +65,11 @@ def encode(line: Lines, vocabularies: Mapping[str, Vocabulary], log: Path) -> tu
         )
     spread = measure_spread(values, line.is_training)
     return spread.standardise(values), spread
+
+
+def narrowest(size: int) -> np.dtype[np.signedinteger[Any]]:
+    """The smallest integer that holds the rows of a vocabulary of that size: most fields have few values."""
+    return next(np.dtype(kind) for kind in (np.int8, np.int16, np.int32) if size - 1 <= np.iinfo(kind).max)
 
 
 def encode_texts(line: Lines, raw: Coded, log: Path) -> np.ndarray:
