@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from isthmus.batch import Bag, Features, FeatureSizes, RankingFeatures, RankingS
 from isthmus.data.dataset import Column, Dataset, Events, Lists
 from isthmus.schema import FieldSpec, Scope
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.signedinteger[Any]]
 FieldSide = Literal["user", "item", "row"]
 ALL_SIDES = ("user", "context", "item", "row")  # of declared fields; a context's are among the user's features
 

@@ -36,7 +36,7 @@ class RetrievalLoader:
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RetrievalBatch]:
         """The batches of an epoch from `first_step` on."""
-        everything = [np.arange(first, last) for first, last in pairwise(self.bounds)]
+        everything = [numbered(first, last) for first, last in pairwise(self.bounds)]
         for parts in mixed_steps(everything, self.num_steps, (self.seed, epoch))[first_step:]:
             yield self.batch(np.concatenate(parts), DomainSlices.from_counts([len(part) for part in parts]))
 
@@ -52,6 +52,12 @@ class RetrievalLoader:
         return RetrievalBatch(user, item_row, to_bag(*known), domain_slices)
 
 
+def numbered(first: int, last: int) -> Rows:
+    """The rows from `first` until before `last`; four bytes each where they can be: an epoch holds them twice."""
+    rows: Rows = np.arange(first, last, dtype=np.int32 if last <= np.iinfo(np.int32).max else np.int64)
+    return rows
+
+
 def mixed_steps(rows: Sequence[Rows], num_steps: int, seed: tuple[int, int]) -> list[list[Rows]]:
     """For each step, the rows of each domain: all rows once, drawn by a seeded shuffle, every step its share of each.
 
@@ -63,7 +69,7 @@ def mixed_steps(rows: Sequence[Rows], num_steps: int, seed: tuple[int, int]) -> 
         shuffled = generator.permutation(own)
         num_chunks = max(1, min(num_steps, len(own) // 2))
         steps = (np.arange(num_chunks) * num_steps + generator.integers(num_steps)) // num_chunks
-        chunks: list[Rows] = [np.empty(0, dtype=np.int64)] * num_steps
+        chunks: list[Rows] = [own[:0]] * num_steps
         for step, chunk in zip(steps, np.array_split(shuffled, num_chunks), strict=True):
             chunks[int(step)] = chunk
         plan.append(chunks)
@@ -74,12 +80,11 @@ def mixed_steps(rows: Sequence[Rows], num_steps: int, seed: tuple[int, int]) -> 
 def steps_in_turn(rows: Sequence[Rows], batch_size: int, seed: tuple[int, int]) -> list[list[Rows]]:
     """As `mixed_steps`, but each step holds rows of one domain alone; the domains' steps come in random order."""
     generator = np.random.default_rng(seed)
-    nothing = np.empty(0, dtype=np.int64)
     steps: list[list[Rows]] = []
     for domain, own in enumerate(rows):
         if len(own):
             for chunk in np.array_split(generator.permutation(own), -(-len(own) // batch_size)):
-                steps.append([chunk if d == domain else nothing for d in range(len(rows))])
+                steps.append([chunk if d == domain else own[:0] for d in range(len(rows))])
     return [steps[place] for place in generator.permutation(len(steps))]
 
 
@@ -130,7 +135,7 @@ class RankingLoader:
         generator, thinning = np.random.default_rng(seed), np.random.default_rng([seed, 1])
         self.rows: list[Rows] = []
         for domain, (first, last) in enumerate(pairwise(self.events.domain_bounds(dataset.num_domains))):
-            own = np.arange(first, last)
+            own = numbered(first, last)
             if share < 1:
                 own = np.sort(generator.permutation(own)[: max(1, round(share * len(own)))])
             if negative_shares is not None and negative_shares[domain] < 1:
