@@ -383,7 +383,7 @@ def test_a_published_bundle_is_taken_and_rolled_back_while_requests_run(
         # one that was damaged after it was published is refused, and what serves goes on
         (tmp_path / "second" / "retrieval" / "user.safetensors").write_bytes(b"x")
         (place / "current.json").write_text(json.dumps({"bundle": str(tmp_path / "second"), "previous": None}))
-        wait_for(lambda: 'isthmus_bundle_swaps_total{outcome="refused"} 1.0' in opened.get("/metrics").text)
+        wait_for(lambda: 'isthmus_bundle_swaps_total{outcome="refused",variant=""} 1.0' in opened.get("/metrics").text)
         assert opened.post("/v1/recommend", json={**body, "k": 6}).json()["bundle"] == version
 
 

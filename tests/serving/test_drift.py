@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
 
+from isthmus.abtest.assignment import Experiment, Variant, assign
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.serving.app import new_app
@@ -146,8 +147,22 @@ def test_the_metrics_have_the_index(bundle: Path) -> None:
             assert client.post("/v1/recommend", json={"domain": "news", "user": "nobody", "k": 1}).status_code == 200
         lines = client.get("/metrics").text.splitlines()
     found = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if "drift_psi{" in line}
-    assert found['isthmus_drift_psi{domain="news",signal="history"}'] > 0.25
-    assert isnan(found['isthmus_drift_psi{domain="shop",signal="history"}'])
+    assert found['isthmus_drift_psi{domain="news",signal="history",variant=""}'] > 0.25
+    assert isnan(found['isthmus_drift_psi{domain="shop",signal="history",variant=""}'])
+
+
+def test_a_variant_with_a_bundle_of_its_own_has_an_index_of_its_own(bundle: Path) -> None:
+    variants = (Variant(name="other", share=0.999, bundle=bundle), Variant(name="as is", share=0.001))
+    settings = ServeSettings(bundle, experiment=Experiment(name="trial", variants=variants))
+    asked = [f"nobody {number}" for number in range(LEAST + 50)]
+    assert sum(assign(settings.experiment, user).name == "other" for user in asked) >= LEAST  # type: ignore[arg-type]
+    with TestClient(new_app(settings)) as client:
+        for user in asked:
+            client.post("/v1/recommend", json={"domain": "news", "user": user, "k": 1})
+        lines = client.get("/metrics").text.splitlines()
+    found = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if "drift_psi{" in line}
+    assert found['isthmus_drift_psi{domain="news",signal="history",variant="other"}'] > 0.25
+    assert isnan(found['isthmus_drift_psi{domain="news",signal="history",variant=""}'])
 
 
 def test_a_bundle_without_a_reference_serves_and_a_damaged_one_does_not(

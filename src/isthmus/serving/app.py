@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import time
 from typing import Annotated, Any
 
@@ -94,20 +95,20 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     if settings.events is not None:
         store = open_store(settings.events, retention_s=settings.retention_days * DAY_S)
     events = None if store is None else StoredEvents(store, clock)
-    host = Host(
-        settings.place,
-        events=events,
-        check=settings.check,
-        engine=settings.engine,
-        on_swap=lambda outcome: metrics.swaps.labels(outcome).inc(),
-        on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal).set(index),
-    )
+
+    def opened(place: Path, variant: str = "") -> Host:
+        return Host(
+            place,
+            events=events,
+            check=settings.check,
+            engine=settings.engine,
+            on_swap=lambda outcome: metrics.swaps.labels(outcome, variant).inc(),
+            on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal, variant).set(index),
+        )
+
+    host = opened(settings.place)
     variants = () if settings.experiment is None else settings.experiment.variants
-    hosts = {
-        variant.name: Host(variant.bundle, events=events, check=settings.check, engine=settings.engine)
-        for variant in variants
-        if variant.bundle is not None
-    }
+    hosts = {variant.name: opened(variant.bundle, variant.name) for variant in variants if variant.bundle is not None}
     logs = open_logs(settings.log_folder, metrics)
     trial = Trial(settings.experiment, hosts, logs.get("impressions"), clock)
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)

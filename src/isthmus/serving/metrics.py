@@ -37,7 +37,10 @@ class Metrics:
             "isthmus_recommendations", "Recommendations.", ["domain", "basis", "ordered_by"], registry=self.registry
         )
         self.swaps = Counter(
-            "isthmus_bundle_swaps", "Bundles taken into service, or refused.", ["outcome"], registry=self.registry
+            "isthmus_bundle_swaps",
+            "Bundles taken into service, or refused; `variant` names one that has a bundle of its own.",
+            ["outcome", "variant"],
+            registry=self.registry,
         )
         self.unlogged = Counter(
             "isthmus_log_rows_lost", "Rows of logs that could not be kept.", ["kind"], registry=self.registry
@@ -45,7 +48,7 @@ class Metrics:
         self.drift = Gauge(
             "isthmus_drift_psi",
             "Population stability index of a signal's last requests against training; with several workers, one's.",
-            ["domain", "signal"],
+            ["domain", "signal", "variant"],
             multiprocess_mode="livemostrecent",
             registry=self.registry,
         )
