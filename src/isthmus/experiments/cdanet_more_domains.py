@@ -107,6 +107,7 @@ def reproduce(
         seeds,
         kept / "random-rows",
         trials=trials,
+        share=SEARCH_SHARE if quick else 1.0,
         say=say,
     )
     return report
@@ -164,13 +165,18 @@ def random_rows(
     out: Path,
     *,
     trials: int,
+    share: float,
     say: Callable[[str], None],
 ) -> Path:
-    """Random rows of users who have others in the target; of two domains only what simple methods make."""
+    """Random rows of users who have others in the target; of two domains only what simple methods make.
+
+    Args:
+        share: of the training rows, the share that trials are trained on.
+    """
     informed = informed_rows(
         [row for row in wanted if row.method in ON_RANDOM_ROWS], (*IDS, *STATISTICS_OF_ALL, *ADJUSTED_OF_ALL)
     )
-    informed = tuned(informed, wide[0], out, trials=trials, say=say)
+    informed = tuned(informed, wide[0], out, trials=trials, say=say, share=share)
     references = [ReferenceRow(name, SIMPLE, name) for name in (BIASES, TREES)]
     of_two = run_grid([], references, pair, seeds, out, say)
     results = run_grid(informed, references, wide, seeds, out, say)
