@@ -13,6 +13,8 @@ from isthmus.api import RankingRun, open_run
 from isthmus.api import train as train_run
 from isthmus.cli import main
 from isthmus.data.dataset import Dataset
+from isthmus.data.prepare import prepare
+from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import ranking_metrics, score_impressions
 from isthmus.evaluation.ranking_summary import RankingSummary
@@ -51,6 +53,16 @@ def test_a_run_opens_with_what_was_trained(labelled: Dataset, tmp_path: Path, ki
         score_impressions(run.model, labelled, "test", fields),
     )
     assert (tmp_path / "run" / "report.md").is_file()
+
+
+def test_cdanet_on_one_domain_is_told_to_have_nothing_to_translate(tmp_path: Path) -> None:
+    log = simulate(tmp_path / "log", num_users=40, num_items=20, domains=("shop",), num_shown=2)
+    dataset = prepare(log, tmp_path / "dataset")
+    for kind, told in (("cdanet", True), ("ctr", False)):
+        said: list[str] = []
+        run = train_run(dataset.path, tmp_path / kind, settings_of(kind, epochs=1), device="cpu", say=said.append)
+        assert any("nothing to translate" in line for line in said) == told
+        assert bool(score_impressions(run.model, dataset, "test", None).isfinite().all())
 
 
 @pytest.mark.parametrize("when", [0, 2])

@@ -15,6 +15,7 @@ from torch import nn
 from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.files import markdown_table, write_text
 from isthmus.layers.shapes import only_shapes
+from isthmus.models.cdanet import CDAnetSettings
 from isthmus.models.ranker import AnyRankingSettings
 from isthmus.training.checkpoint import BEST, write_atomically
 from isthmus.training.epochs import EpochReport
@@ -58,6 +59,11 @@ def train_ranking_in_folder(
         model = new_ranking_model(dataset, settings, training).to(device)
         read_weights(folder, model)
         return model
+    if isinstance(settings, CDAnetSettings) and dataset.num_domains == 1:
+        say(
+            "one domain: there is nothing to translate, and the second stage trains again what the first has trained; "
+            "'ranking.kind: ctr' with a backbone is the same network in one stage"
+        )
     earlier = sum(len(read_reports(stage)) for stage in (folder / STAGES).glob("*"))
     if earlier:
         say(f"{folder}: going on after {earlier} epochs")
