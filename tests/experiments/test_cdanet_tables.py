@@ -133,7 +133,11 @@ def test_rows_of_two_domains_stand_in_the_order_of_those_of_all_categories(ratin
     (few, few_named), (many, many_named) = judged(own), judged(other)
     assert few_named != many_named
     assert sorted(few_named) == sorted(many_named)
-    assert torch.equal(cdanet_more_domains.in_order_of(many, other, few, own).logit, many.logit)
+    found = cdanet_more_domains.in_order_of(many, other, few, own)
+    assert torch.equal(found.logit, many.logit)
+    assert not torch.equal(few.item_row.sort().values, many.item_row.sort().values)  # to two domains some are unknown
+    assert torch.equal(found.item_row, many.item_row)
+    assert torch.equal(found.user_row, many.user_row)
 
 
 def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(ratings: Path, out: Path) -> None:

@@ -218,9 +218,10 @@ def on_the_same_rows(of_two: Results, pair: Sequence[Problem], wide: Sequence[Pr
 
 
 def in_order_of(like: RankingResult, other: Dataset, result: RankingResult, own: Dataset) -> RankingResult:
-    """The rows of a result in the order of another's, whose dataset has the same test rows and knows more items.
+    """The scores of a result beside the rows of another's, whose dataset has the same test rows and knows more of them.
 
-    Rows of a user whose items a dataset does not know cannot be told apart in it: they have the same score there.
+    Rows of a user whose items a dataset does not know cannot be told apart in it: they have the same score there. Who a
+    row's user is, the dataset says that knows more: users whom the other does not know are one to it.
     """
 
     def renumbered(rows: Tensor, vocabulary: str) -> np.ndarray:
@@ -235,7 +236,7 @@ def in_order_of(like: RankingResult, other: Dataset, result: RankingResult, own:
     assert all(np.array_equal(a[order], b[place]) for a, b in zip(wanted, held, strict=True)), "test rows differ"
     taken = np.empty_like(place)
     taken[order] = place
-    return result.select(torch.from_numpy(taken))
+    return replace(like, logit=result.logit[torch.from_numpy(taken)])
 
 
 def differences(asked: Sequence[tuple[str, str, str]], problems: Sequence[Problem], results: Results) -> list[str]:
