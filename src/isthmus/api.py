@@ -156,9 +156,9 @@ class RankingRun:
 
     def score(self, rows: Path, out: Path) -> int:
         """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
-        fields = self.settings.ranking.fields
         from isthmus.serving.score import score_file
 
+        fields = self.settings.ranking.fields
         return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares)
 
     def validation_value(self) -> float:

@@ -6,7 +6,7 @@ import torch
 
 from isthmus.batch import RankingBatch
 from isthmus.data.dataset import Dataset
-from isthmus.data.loader import RankingLoader, without_some_negatives
+from isthmus.data.loader import RankingLoader, numbered, without_some_negatives
 
 
 def test_a_share_of_the_negatives_goes_and_every_positive_stays() -> None:
@@ -36,6 +36,17 @@ def test_each_domain_is_thinned_by_its_own_share(labelled: Dataset) -> None:
 
 def items(batches: list[RankingBatch]) -> torch.Tensor:
     return torch.cat([batch.features.item.categorical[:, 0] for batch in batches])
+
+
+def test_rows_are_numbered_in_four_bytes_and_in_eight_where_four_do_not_hold_them(labelled: Dataset) -> None:
+    loader = RankingLoader(labelled, batch_size=64, seed=0)
+    parts = [part for step in loader.steps(0) for part in step]
+    assert {part.dtype for part in parts} == {np.dtype(np.int32)}
+    assert np.sort(np.concatenate(parts)).tolist() == list(range(loader.num_rows))
+    largest = np.iinfo(np.int32).max
+    assert numbered(largest - 2, largest).tolist() == [largest - 2, largest - 1]
+    assert numbered(largest - 2, largest).dtype == np.int32
+    assert numbered(largest, largest + 2).tolist() == [largest, largest + 1]
 
 
 def test_a_share_of_items_is_read_as_unknown_anew_in_each_epoch(labelled: Dataset) -> None:
