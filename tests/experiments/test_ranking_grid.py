@@ -8,6 +8,7 @@ import pytest
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.experiments.catalogue import reproduce
+from isthmus.experiments.cdanet_pair_rows import with_fields
 from isthmus.experiments.cdanet_rows import all_rows
 from isthmus.experiments.ranking_grid import Problem, Row, tuned
 
@@ -39,6 +40,14 @@ def test_trials_are_trained_on_the_share_and_what_is_found_is_for_all_rows(
     assert (trial["train_share"], trial["domains"]) == (0.5, [problem.targets[0]])
     assert found.settings.training.train_share == 1.0
     assert found.settings.training.learning_rate == trial["learning_rate"] != row.settings.training.learning_rate
+
+
+def test_a_finished_search_from_other_settings_is_refused(row: Row, labelled: Dataset, tmp_path: Path) -> None:
+    problem = Problem("any", labelled.path, labelled.schema.domain_names)
+    found = tuned([row], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
+    assert tuned([row], problem, tmp_path, trials=1, say=lambda _: None, share=0.5) == found
+    with pytest.raises(InputError, match=r"best-of-1\.json: a finished search .* other settings .*give another --out"):
+        tuned([with_fields(row, ("user_id",), row.method)], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
 
 
 def test_trials_of_an_experiment_without_a_search_are_refused(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def tuned(
         share: of the training rows, the share that trials are trained on.
 
     Raises:
-        InputError: `trials` is below 0.
+        InputError: `trials` is below 0, or a finished search was of other settings.
     """
     if trials < 0:
         raise InputError(f"trials: {trials} is below 0")
@@ -167,7 +167,29 @@ def tuned(
         job.row.method: RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
         for job in jobs
     }
+    for job in jobs:
+        require_same_search(job, best[job.row.method])
     return [Row(row.method, row.group, best.get(row.method, row.settings), row.is_single, row.search) for row in rows]
+
+
+def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
+    """Refuse a finished search that began from other settings, such as other fields, than the row has now."""
+
+    def not_searched(settings: RankingRunSettings) -> dict[str, Any]:
+        content = settings.model_dump(mode="json")
+        for key in job.row.search:
+            *parents, last = key.split(".")
+            part = content
+            for parent in parents:
+                part = part[parent]
+            part.pop(last, None)
+        return content
+
+    if not_searched(found) != not_searched(job.row.settings):
+        raise InputError(
+            f"{job.file}: a finished search for {job.row.method} with other settings than it has now; give another "
+            "--out, or delete its folder"
+        )
 
 
 def run_tuning(job: TuneJob) -> str:
