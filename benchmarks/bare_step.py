@@ -1,8 +1,9 @@
 """The least that a step of any model has to do, read off the step itself: its products, gathers and sparse updates.
 
 The products of matrices are noted while a real step runs, forward and backward, with their shapes and strides, and run
-again alone on memory already held. Beside them stand one gather of every looked-up row, one scatter of its gradient,
-and the traffic of a sparse update with two moments: three gathers and three scatters of the distinct rows.
+again alone on memory already held, each whole and by the faster of PyTorch's libraries. Beside them stand one gather of
+every looked-up row, one scatter of its gradient, and the traffic of a sparse update with two moments: three gathers and
+three scatters of the distinct rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from isthmus.layers.products import by_onednn, is_for_onednn
 
 MATRIX_PRODUCTS = {
     torch.ops.aten.mm.default: (0, 1),
@@ -73,6 +76,24 @@ def lookups_of(model: nn.Module) -> Iterator[list[tuple[nn.Embedding, Tensor]]]:
             hook.remove()
 
 
+@contextmanager
+def whole_products() -> Iterator[None]:
+    """Products as they are, not in the parts in which `isthmus.layers.products` hands them to oneDNN."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+def bare_product(left: Tensor, right: Tensor) -> Tensor:
+    """One product, by oneDNN where that is faster."""
+    if left.dim() == 2 and is_for_onednn(left, right.T):
+        return by_onednn(left, right.T, None)
+    return torch.matmul(left, right)
+
+
 class BareStep:
     """The bound of one step.
 
@@ -82,7 +103,7 @@ class BareStep:
     """
 
     def __init__(self, model: nn.Module, step: Callable[[], object]) -> None:
-        with lookups_of(model) as lookups, Recorder() as recorder:
+        with whole_products(), lookups_of(model) as lookups, Recorder() as recorder:
             step()
         self.factors = [(left.random(), right.random()) for left, right in recorder.products]
         self.rows = [rows for _, rows in lookups]
@@ -96,7 +117,7 @@ class BareStep:
 
     def products(self) -> None:
         for left, right in self.factors:
-            torch.matmul(left, right)
+            bare_product(left, right)
 
     def gathers(self) -> None:
         for rows, table in self.rows_and_tables():

@@ -15,15 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from isthmus.layers.domain_linear import product_by_span
+from isthmus.layers.products import linear
 
 Way = Callable[[Tensor, list[int], list[Tensor]], Tensor]
 
 
 def by_segment(x: Tensor, counts: list[int], weights: list[Tensor]) -> Tensor:
     """One product a domain, put together at the end."""
-    return torch.cat(
-        [functional.linear(rows, weight) for rows, weight in zip(torch.split(x, counts), weights, strict=True)]
-    )
+    return torch.cat([linear(rows, weight) for rows, weight in zip(torch.split(x, counts), weights, strict=True)])
 
 
 def in_place(x: Tensor, counts: list[int], weights: list[Tensor]) -> Tensor:

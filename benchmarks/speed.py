@@ -5,6 +5,7 @@ from functools import partial
 from statistics import median
 
 import torch
+from benchmarks.bare_step import bare_product
 from benchmarks.market_log import LIST_LENGTH, market_log
 from benchmarks.sizes import Sizes
 from benchmarks.step import Bare, Trainer, bare_steps, tower
@@ -75,7 +76,7 @@ def measure_evaluation(sizes: Sizes) -> list[Line]:
         for domain, corpus in enumerate(items):
             for start in range(bounds[domain], bounds[domain + 1], EVALUATION_BLOCK):
                 block = users[start : min(start + EVALUATION_BLOCK, bounds[domain + 1])]
-                torch.mm(block, corpus.T).topk(min(LIST_LENGTH, len(corpus)), dim=1)
+                bare_product(block, corpus.T).topk(min(LIST_LENGTH, len(corpus)), dim=1)
 
     seconds = cpu_seconds({"evaluate": evaluate, "bare": bare}, sizes.repeats)
     return [

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from benchmarks.bare_step import bare_product
 from benchmarks.market_log import FIELDS
 from torch import Tensor, nn
 
@@ -127,9 +128,9 @@ class Bare:
             for n, m, k in step.products:
                 x, weight = self.x[: n * m].view(n, m), self.weight[: m * k].view(k, m)
                 gradient = self.gradient[: n * k].view(n, k)
-                torch.mm(x, weight.T)
-                torch.mm(gradient, weight)
-                torch.mm(gradient.T, x)
+                bare_product(x, weight.T)
+                bare_product(gradient, weight)
+                bare_product(gradient.T, x)
 
     def gathers(self) -> None:
         for step in self.steps:

@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from isthmus.layers.products import Linear
+
 
 class CrossNetwork(nn.Module):
     """x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, a layer after the other; the width stays.
@@ -17,8 +19,8 @@ class CrossNetwork(nn.Module):
 
         def weight() -> nn.Module:
             if rank is None:
-                return nn.Linear(dim, dim)
-            return nn.Sequential(nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim))
+                return Linear(dim, dim)
+            return nn.Sequential(Linear(dim, rank, bias=False), Linear(rank, dim))
 
         self.layers = nn.ModuleList(weight() for _ in range(num_layers))
 

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from isthmus.domains import DomainSlices
 from isthmus.layers.embedding import for_products
+from isthmus.layers.products import Linear, linear, product, product_over_rows
 from isthmus.layers.routing import by_domain
 
 
 def output_linear(in_dim: int, out_dim: int, *, zero_start: bool) -> nn.Linear:
     """A linear layer; with `zero_start` its weight and bias are 0, so that it first adds nothing to a residual."""
-    linear = nn.Linear(in_dim, out_dim)
+    layer = Linear(in_dim, out_dim)
     if zero_start:
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
-    return linear
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class DomainLinear(nn.Module):
@@ -89,10 +89,7 @@ class _SpanProduct(torch.autograd.Function):
         y = x.new_empty(x.shape[0], weights[0].shape[0])
         rows = (torch.split(each, counts) for each in (x, y))
         for own_x, own_y, weight, bias in zip(*rows, weights, biases, strict=True):
-            if bias is None:
-                torch.mm(own_x, weight.to(x.dtype).T, out=own_y)
-            else:
-                torch.addmm(bias.to(x.dtype), own_x, weight.to(x.dtype).T, out=own_y)
+            product(own_x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), out=own_y)
         ctx.save_for_backward(x, *weights)
         ctx.counts, ctx.has_bias = counts, [bias is not None for bias in biases]
         return y
@@ -105,8 +102,8 @@ class _SpanProduct(torch.autograd.Function):
         of_parameters: list[Tensor | None] = []
         rows = (torch.split(each, ctx.counts) for each in (gradient, x, of_x))
         for given, own_x, own_of_x, weight, has_bias in zip(*rows, weights, ctx.has_bias, strict=True):
-            torch.mm(given, weight.to(x.dtype), out=own_of_x)
-            of_parameters.append(torch.mm(given.T, own_x).to(weight.dtype))
+            product(given, weight.to(x.dtype).T, out=own_of_x)
+            of_parameters.append(product_over_rows(given, own_x).to(weight.dtype))
             of_parameters.append(given.sum(dim=0).to(weight.dtype) if has_bias else None)
         return of_x, None, *of_parameters
 
@@ -142,7 +139,7 @@ class StarLinear(nn.Module):
 
         def run(domain: int, rows: Tensor) -> Tensor:
             weight = self.shared.weight * self.own_factors[domain]
-            return functional.linear(rows, weight, self.shared.bias + self.own_biases[domain])
+            return linear(rows, weight, self.shared.bias + self.own_biases[domain])
 
         return by_domain(run, domain_slices, x, width=(self.out_dim,))
 
@@ -167,7 +164,7 @@ class _StarProduct(torch.autograd.Function):
         typed_bias = bias.to(x.dtype)
         rows = (torch.split(each, counts) for each in (x, y))
         for own_x, own_y, own_bias, factor in zip(*rows, typed_bias, factors, strict=True):
-            torch.addmm(own_bias, own_x, (shared * factor).to(x.dtype).T, out=own_y)
+            product(own_x, (shared * factor).to(x.dtype), own_bias, out=own_y)
         ctx.save_for_backward(x, shared, *factors)
         ctx.counts, ctx.bias_dtype = counts, bias.dtype
         return y
@@ -180,8 +177,8 @@ class _StarProduct(torch.autograd.Function):
         of_bias = gradient.new_empty(len(factors), gradient.shape[1], dtype=ctx.bias_dtype)
         rows = (torch.split(each, ctx.counts) for each in (gradient, x, of_x))
         for given, own_x, own_of_x, own_of_bias, factor in zip(*rows, of_bias, factors, strict=True):
-            torch.mm(given, (shared * factor).to(x.dtype), out=own_of_x)
-            of_weight = torch.mm(given.T, own_x).to(shared.dtype)
+            product(given, (shared * factor).to(x.dtype).T, out=own_of_x)
+            of_weight = product_over_rows(given, own_x).to(shared.dtype)
             of_shared.addcmul_(of_weight, factor)
             of_factors.append(of_weight.mul_(shared))
             own_of_bias.copy_(given.sum(dim=0))

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from isthmus.batch import Bag, Features, FeatureSizes, RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
+from isthmus.layers.products import Linear
 
 
 class FieldEmbedding(nn.Module):
@@ -48,7 +49,7 @@ class FieldEmbedding(nn.Module):
         self.dim = dim
         self.tables_by_domain = tables_by_domain
         self.number_vector = nn.Parameter(torch.empty(num_numbers, dim).normal_(std=dim**-0.5)) if num_numbers else None
-        self.text_maps = nn.ModuleList(nn.Linear(text_dim, dim, bias=False) for text_dim in text_dims)
+        self.text_maps = nn.ModuleList(Linear(text_dim, dim, bias=False) for text_dim in text_dims)
         self.register_buffer("present", torch.tensor(present, dtype=torch.bool), persistent=False)
         self.has_absent_fields = not all(all(fields) for fields in present)
         self.present: Tensor

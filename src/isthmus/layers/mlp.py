@@ -14,6 +14,7 @@ from isthmus.domains import DomainSlices
 from isthmus.layers.domain_linear import StarLinear, linear_by_span
 from isthmus.layers.domain_norm import NoNorm, NormFactory, SharedBatchNorm, norm_by_span
 from isthmus.layers.embedding import for_products
+from isthmus.layers.products import Linear
 from isthmus.layers.routing import by_domain, has_short_spans
 
 
@@ -27,7 +28,7 @@ class DenseLayer(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, norm: NormFactory, dropout: float) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_dim, out_dim)
+        self.linear = Linear(in_dim, out_dim)
         self.norm = norm(out_dim)
         self.dropout = nn.Dropout(dropout)
 

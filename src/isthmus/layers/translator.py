@@ -1,8 +1,9 @@
 """CDAnet's translator: a linear map from one domain's latent space to another's (CDAnet eq. 3-5)."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from isthmus.layers.products import Linear, linear
 
 
 class Translator(nn.Module):
@@ -10,7 +11,7 @@ class Translator(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(dim, dim, bias=False)
+        self.linear = Linear(dim, dim, bias=False)
         nn.init.orthogonal_(self.linear.weight)
 
     def forward(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
@@ -22,6 +23,5 @@ class Translator(nn.Module):
         self, z: Float[Tensor, "batch dim"], translated: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, " batch"]:
         """||W^T W z - z||^2 of each row, `translated` being W z (CDAnet eq. 5)."""
-        # One product with the difference in it, instead of a product and a pass over the batch.
-        away = torch.addmm(z, translated, self.linear.weight, beta=-1.0)
+        away = linear(translated, self.linear.weight.T) - z
         return away.square().sum(dim=1)

@@ -15,6 +15,7 @@ from isthmus.domains import DomainSlices
 from isthmus.layers.domain_linear import DomainLinear
 from isthmus.layers.domain_norm import NoNorm
 from isthmus.layers.mlp import DomainMLP
+from isthmus.layers.products import linear
 from isthmus.layers.routing import by_domain
 from isthmus.models.ctr import PredictionTowers, new_embedding
 
@@ -85,7 +86,7 @@ class DDTCDRModel(nn.Module):
     def map_user(self, u: Float[Tensor, "batch dim"], source: int, other: int) -> Float[Tensor, "batch dim"]:
         """A user's vector of one domain in another's space: X u from the lower number to the higher, else X^T u."""
         x: Tensor = self.maps[self.pairs.index((min(source, other), max(source, other)))]()
-        return u @ x.T if source < other else u @ x
+        return linear(u, x if source < other else x.T)
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         fields = self.dropout(self.embedding(features, domain_slices))

@@ -15,6 +15,7 @@ from isthmus.domains import DomainSlices
 from isthmus.layers.domain_norm import NoNorm
 from isthmus.layers.field_products import FieldProducts, side_by_side_dim
 from isthmus.layers.mlp import MLP
+from isthmus.layers.products import Linear
 from isthmus.models.ctr import PredictionTowers, new_embedding
 
 
@@ -61,7 +62,7 @@ class KnowledgeExtractor(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         dim = settings.embedding_dim
         self.interest = MLP(sizes.user.num_fields * dim, settings.extractor_dims, NoNorm, settings.dropout)
-        self.output = nn.Linear(self.interest.out_dim, settings.knowledge_dim)
+        self.output = Linear(self.interest.out_dim, settings.knowledge_dim)
         rest = (sizes.num_fields - sizes.user.num_fields) * dim
         self.tower = PredictionTowers(1, settings.knowledge_dim + rest, settings.tower_dims, NoNorm, settings.dropout)
 
@@ -110,10 +111,10 @@ class PlugInModel(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         user_dim = sizes.user.num_fields * settings.embedding_dim
         self.plug_in = MLP(settings.knowledge_dim, settings.plug_in_dims, NoNorm, settings.dropout)
-        self.projection = nn.Linear(self.plug_in.out_dim, user_dim)
+        self.projection = Linear(self.plug_in.out_dim, user_dim)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
-        self.gate = nn.Linear(user_dim + settings.knowledge_dim, user_dim)
+        self.gate = Linear(user_dim + settings.knowledge_dim, user_dim)
         self.products = FieldProducts(sizes.num_fields) if settings.products else None
         self.backbone: BackboneModule = build_backbone(
             settings.backbone,

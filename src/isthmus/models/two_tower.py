@@ -20,6 +20,7 @@ from isthmus.layers.interest_adaptation import (
     SEAdaptation,
     VanillaAttention,
 )
+from isthmus.layers.products import linear
 
 
 class TwoTowerSettings(BaseModel):
@@ -164,7 +165,7 @@ class TwoTower(nn.Module):
 
     def score(self, user: Float[Tensor, "batch dim"], item: Float[Tensor, "item dim"]) -> Float[Tensor, "batch item"]:
         """Inner products of users and items of one domain."""
-        return user @ item.T
+        return linear(user, item)
 
 
 def new_tower(
