@@ -79,12 +79,12 @@ def lookups_of(model: nn.Module) -> Iterator[list[tuple[nn.Embedding, Tensor]]]:
 @contextmanager
 def whole_products() -> Iterator[None]:
     """Products as they are, not in the parts in which `isthmus.layers.products` hands them to oneDNN."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    flags: Any = torch.backends.mkldnn
+    before, flags.enabled = flags.enabled, False
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        flags.enabled = before
 
 
 def bare_product(left: Tensor, right: Tensor) -> Tensor:
