@@ -50,6 +50,7 @@ class FieldEmbedding(nn.Module):
         self.tables_by_domain = tables_by_domain
         self.number_vector = nn.Parameter(torch.empty(num_numbers, dim).normal_(std=dim**-0.5)) if num_numbers else None
         self.text_maps = nn.ModuleList(Linear(text_dim, dim, bias=False) for text_dim in text_dims)
+        self.fields_of = tuple(tuple(fields) for fields in present)
         self.register_buffer("present", torch.tensor(present, dtype=torch.bool), persistent=False)
         self.has_absent_fields = not all(all(fields) for fields in present)
         self.present: Tensor
@@ -78,6 +79,10 @@ class FieldEmbedding(nn.Module):
         fields = [for_products(field) for field in fields]
         if not self.has_absent_fields:
             return fields
+        domains = [number for number, _ in domain_slices]
+        if len(domains) == 1:
+            is_present = self.fields_of[domains[0]]
+            return [x if is_own else torch.zeros_like(x) for x, is_own in zip(fields, is_present, strict=True)]
         absent = ~self.present[domain]
         return [field.masked_fill(absent[:, place, None], 0.0) for place, field in enumerate(fields)]
 

@@ -1,6 +1,7 @@
 """DDTCDR: dual transfer between domains through an orthogonal map of users' latent vectors (Li and Tuzhilin 2020)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import combinations
 from typing import Literal
 
@@ -46,10 +47,26 @@ class OrthogonalMap(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.free = nn.Parameter(torch.empty(dim, dim).normal_(std=dim**-0.5))
+        self.fixed: Tensor | None = None
 
     def forward(self) -> Float[Tensor, "dim dim"]:
+        if self.fixed is not None:
+            return self.fixed
         x: Tensor = torch.linalg.matrix_exp(self.free - self.free.T)
         return x
+
+
+@contextmanager
+def fixed_maps(model: nn.Module) -> Iterator[None]:
+    """The orthogonal maps as they are now, for a form of the model that knows no exponential of a matrix."""
+    maps = [module for module in model.modules() if isinstance(module, OrthogonalMap)]
+    for each in maps:
+        each.fixed = each().detach()
+    try:
+        yield
+    finally:
+        for each in maps:
+            each.fixed = None
 
 
 class DDTCDRModel(nn.Module):

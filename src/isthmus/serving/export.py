@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from isthmus.batch import Bag, Features, FeatureSizes, RankingFeatures, RankingSizes
 from isthmus.errors import InputError
+from isthmus.models.ddtcdr import fixed_maps
 from isthmus.models.two_tower import Tower
 from isthmus.serving.engines import EagerRowScorer, EagerUserEncoder, open_graph
 from isthmus.serving.graph_inputs import ranking_features, ranking_inputs, user_features, user_inputs
@@ -80,12 +81,14 @@ def export_ranker(
     domains: Sequence[str],
     chosen: Sequence[str],
     folder: Path,
+    folded: bool = True,
 ) -> None:
     """Write `ranker-N.onnx` of each chosen domain beside `ranker.safetensors`.
 
     Args:
         rows: of each table, in one domain.
         domains: all that the model has, in the order of their numbers.
+        folded: see `isthmus.serving.folding`; without it a graph multiplies as the model does.
 
     Raises:
         InputError: the packages are missing, or a copy's logits are not the model's.
@@ -105,7 +108,8 @@ def export_ranker(
             return scorer(ranking_features(inputs, sizes), number)
 
         file = folder / f"ranker-{number}.onnx"
-        _export(_Graph(run, model), draw, file, "ranker.safetensors", f"click model of {name!r}")
+        with fixed_maps(model):
+            _export(_Graph(run, model), draw, file, "ranker.safetensors", f"click model of {name!r}", folded=folded)
 
 
 def exported(folder: Path, name: str, num_domains: int) -> dict[int, Path]:
@@ -178,11 +182,19 @@ class _Graph(nn.Module):
 
 
 def _export(
-    graph: _Graph, draw: Callable[[int, torch.Generator], dict[str, Tensor]], file: Path, weights: str, name: str
+    graph: _Graph,
+    draw: Callable[[int, torch.Generator], dict[str, Tensor]],
+    file: Path,
+    weights: str,
+    name: str,
+    *,
+    folded: bool = False,
 ) -> None:
     try:
         import onnx_ir
         import onnxscript  # noqa: F401  # which torch.onnx asks for by itself, with a longer message
+
+        from isthmus.serving.folding import fold_first_layers
     except ImportError as error:
         raise InputError(
             f"{name}: copies need onnx and onnxscript: pip install 'isthmus[serve]', or bundle with --no-onnx"
@@ -209,6 +221,8 @@ def _export(
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in the source it came from, with the paths of this machine
+    if folded:
+        fold_first_layers(program.model)
     _share_weights(program.model, file.parent / weights)
     onnx_ir.save(program.model, file)
     require_parity(graph.run, open_graph(file), draw, name)
