@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LEAST_WORK = 3 << 19  # multiplications, below which asking oneDNN costs more than it saves
+LEAST_WORK_WITH_GRADIENT = 2 * LEAST_WORK  # where a step of autograd in Python is paid too
 LEAST_WIDTH = 16
-ROUND_ROWS = ((1024, 64), (0, 16))  # from this many rows on, multiples of that many are handed over
+ROUND_ROWS = ((1024, 64), (256, 16), (0, 4))  # from this many rows on, multiples of that many are handed over
 
 
 def linear(
@@ -31,12 +32,13 @@ def linear(
     bias: Float[Tensor, " out_dim"] | None = None,
 ) -> Float[Tensor, "*rows out_dim"]:
     """`x weight^T + bias`, as `torch.nn.functional.linear` gives it."""
-    if not is_for_onednn(x, weight):
+    with_gradient = torch.is_grad_enabled()
+    if not is_for_onednn(x, weight, LEAST_WORK_WITH_GRADIENT if with_gradient else LEAST_WORK):
         return functional.linear(x, weight, bias)
-    if torch.is_grad_enabled():
-        y: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return y
-    return product(x, weight, bias)
+    if not with_gradient:
+        return product(x, weight, bias)
+    y: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
 
 
 class Linear(nn.Linear):
@@ -106,17 +108,18 @@ def _rounded(num_rows: int) -> int:
     return next(num_rows - num_rows % unit for least, unit in ROUND_ROWS if num_rows >= least)
 
 
-def is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+def is_for_onednn(x: Tensor, weight: Tensor, least_work: int = LEAST_WORK) -> bool:
     """Whether `x weight^T` of these two is faster by oneDNN."""
-    if torch.compiler.is_compiling():  # where numbers of rows are symbols, which a comparison would pin down
-        return False
-    if x.dim() != 2 or x.dtype is not torch.float32 or weight.dtype is not torch.float32 or x.device.type != "cpu":
+    # While a graph is traced, numbers of rows are symbols, which a comparison would pin down.
+    if not has_faster_onednn() or torch.compiler.is_compiling() or x.dim() != 2:
         return False
     (num_rows, in_dim), out_dim = x.shape, weight.shape[0]
     return (
-        num_rows * in_dim * out_dim >= LEAST_WORK
+        num_rows * in_dim * out_dim >= least_work
         and min(num_rows, in_dim, out_dim) >= LEAST_WIDTH
-        and has_faster_onednn()
+        and x.dtype is torch.float32
+        and weight.dtype is torch.float32
+        and x.device.type == "cpu"
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )

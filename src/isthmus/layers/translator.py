@@ -1,9 +1,10 @@
 """CDAnet's translator: a linear map from one domain's latent space to another's (CDAnet eq. 3-5)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isthmus.layers.products import Linear, linear
+from isthmus.layers.products import Linear, is_for_onednn, linear
 
 
 class Translator(nn.Module):
@@ -23,5 +24,9 @@ class Translator(nn.Module):
         self, z: Float[Tensor, "batch dim"], translated: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, " batch"]:
         """||W^T W z - z||^2 of each row, `translated` being W z (CDAnet eq. 5)."""
-        away = linear(translated, self.linear.weight.T) - z
+        weight = self.linear.weight
+        if is_for_onednn(translated, weight):
+            away = linear(translated, weight.T) - z
+        else:  # one product with the difference in it
+            away = torch.addmm(z, translated, weight, beta=-1.0)
         return away.square().sum(dim=1)
