@@ -1,13 +1,18 @@
 """Names by bisection, histories by scope, and what is asked for by the name of a domain that a model does not have."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.data.dataset import Dataset
 from isthmus.schema import FieldSpec
-from isthmus.serving.view import ELSEWHERE, Names, Taken, View
+from isthmus.serving.view import ELSEWHERE, Names, Taken, View, write_mapped
 
 TAKEN = Taken(np.array([5, 3, 8, 3, 1]), np.array([0, 1, 0, 0, ELSEWHERE]))
 
@@ -49,6 +54,24 @@ def test_vocabularies_of_a_prepared_log_are_found_by_bisection(tiny_dataset: Dat
     for name in ("user", "item", "category"):
         texts = tiny_dataset.vocabulary(name)
         assert Names.of(tiny_dataset, name).rows(texts).tolist() == list(range(1, len(texts) + 1))
+
+
+@pytest.mark.parametrize("texts", [[], [f"item-{number:06}" for number in range(20_000)]])
+def test_a_mapped_vocabulary_takes_no_memory_of_its_own(
+    texts: list[str], tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    file = tmp_path / "vocabularies" / "item.parquet"
+    file.parent.mkdir()
+    pq.write_table(pa.table({"value": pa.array(texts, pa.string())}), file)
+    assert write_mapped(file) == file.with_suffix(".arrow")
+    file.unlink()
+    dataset = replace(tiny_dataset, path=tmp_path)
+    before = pa.total_allocated_bytes()
+    names = Names.of(dataset, "item")
+    assert pa.total_allocated_bytes() - before < 10_000
+    assert names.texts.to_pylist() == texts
+    assert names.rows(texts).tolist() == list(range(1, len(texts) + 1))
+    assert names.row("item-x") == 0
 
 
 def test_items_and_domains_come_by_name(tiny_dataset: Dataset) -> None:

@@ -8,8 +8,8 @@
     ranking/ranker.safetensors  the click model, where there is one
     retrieval/user-N.onnx, ranking/ranker-N.onnx    copies of both for ONNX Runtime, unless made without; see `export`
     ranking/statistics.safetensors      what training rows say of users, items and values, as the click model reads it
-    retrieval/data/, ranking/data/      a dataset without log rows: vocabularies, fields, histories, counts, titles;
-                                one for both where both runs are of the same dataset
+    retrieval/data/, ranking/data/      a dataset without log rows: vocabularies (as Parquet, and as Arrow to be mapped),
+                                fields, histories, counts, titles; one for both runs of the same dataset
     drift.json                  what requests are like for users as training had them, unless made without; see `drift`
 
 Nothing is pickled. Users' histories are in the bundle: keep it as safe as the log.
@@ -55,7 +55,7 @@ from isthmus.serving.index_settings import AnyIndexSettings, ExactIndexSettings,
 from isthmus.serving.indexes import build_index
 from isthmus.serving.row_counts import statistic_table
 from isthmus.serving.service import open_service
-from isthmus.serving.view import View
+from isthmus.serving.view import View, write_mapped
 
 LEAST_RECALL = 0.98  # of an index that is chosen here, on sampled users; .97 on others is what is promised
 TUNING_USERS = 200
@@ -305,6 +305,8 @@ def _copy_without_rows(dataset: Dataset, out: Path) -> None:
             files.files[name] = manifest["files"][name]
             if file_checksum(out / name) != manifest["files"][name]["sha256"]:
                 raise InputError(f"{dataset.path / name}: damaged; run 'isthmus prepare' again")
+            if name.startswith("vocabularies/"):
+                write_mapped(out / name)
             continue
         values = np.load(dataset.path / name, mmap_mode=None if 0 in manifest["files"][name]["shape"] else "r")
         # a list column without rows has one offset, which is 0
