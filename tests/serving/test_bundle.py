@@ -41,7 +41,7 @@ def manifest_of(folder: Path) -> Manifest:
 def test_every_file_is_named_with_its_checksum_and_nothing_is_pickled(whole: Path) -> None:
     present = {file.relative_to(whole).as_posix() for file in whole.rglob("*") if file.is_file()}
     assert present == {*manifest_of(whole).files, "manifest.json"}
-    assert {Path(name).suffix for name in present} <= {".json", ".npy", ".parquet", ".safetensors"}
+    assert {Path(name).suffix for name in present} <= {".json", ".npy", ".parquet", ".arrow", ".safetensors"}
     assert len(present) > 30
 
 

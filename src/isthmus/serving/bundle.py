@@ -8,7 +8,7 @@
     ranking/ranker.safetensors  the click model, where there is one
     retrieval/user-N.onnx, ranking/ranker-N.onnx    copies of both for ONNX Runtime, unless made without; see `export`
     ranking/statistics.safetensors      what training rows say of users, items and values, as the click model reads it
-    retrieval/data/, ranking/data/      a dataset without log rows: vocabularies (as Parquet, and as Arrow to be mapped),
+    retrieval/data/, ranking/data/      a dataset without log rows: vocabularies (Parquet, and Arrow to be mapped),
                                 fields, histories, counts, titles; one for both runs of the same dataset
     drift.json                  what requests are like for users as training had them, unless made without; see `drift`
 
