@@ -6,7 +6,7 @@ stands beside it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,39 +91,35 @@ def reproduce(
     wanted = [row for row in all_rows() if not quick or row.method in QUICK_METHODS]
     kept = out / "cdanet-more-domains"  # its rows and searches have names that Table 2 gives others
     draws = [(target, number) for number in splits for target in PAIR]
+    plan = Plan(wanted, seeds, kept, trials, say)
     report = new_users(
-        wanted,
+        plan,
         [cold_problem(data, out, target, number, say) for target, number in draws],
         [cold_problem(data, out, target, number, say, rest=REST) for target, number in draws],
-        seeds,
-        kept,
-        trials=trials,
-        say=say,
     )
     random_rows(
-        wanted,
+        replace(plan, out=kept / "random-rows"),
         [random_problem(data, out, number, say) for number in splits],
         [random_problem(data, out, number, say, rest=REST) for number in splits],
-        seeds,
-        kept / "random-rows",
-        trials=trials,
         share=SEARCH_SHARE if quick else 1.0,
-        say=say,
     )
     return report
 
 
-def new_users(
-    wanted: Sequence[Row],
-    pair: Sequence[Problem],
-    wide: Sequence[Problem],
-    seeds: Sequence[int],
-    out: Path,
-    *,
-    trials: int,
-    say: Callable[[str], None],
-) -> Path:
+@dataclass(frozen=True)
+class Plan:
+    """What is run on a kind of problem: rows and seeds, where they are kept, and trials of each row's search."""
+
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    out: Path
+    trials: int
+    say: Callable[[str], None]
+
+
+def new_users(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem]) -> Path:
     """Users who are new to the target, on two domains (`pair`) and on all categories (`wide`)."""
+    wanted, seeds, out, trials, say = plan.rows, plan.seeds, plan.out, plan.trials, plan.say
     on_ids = [replace(row, group=ALL_JOINT) if row.group == JOINT else row for row in wanted if row.method in ON_IDS]
     on_ids = tuned(on_ids, wide[0], out, trials=trials, say=say, share=SEARCH_SHARE)
     fields = (*IDS, *STATISTICS_OF_NEW_USERS)
@@ -157,26 +153,17 @@ def new_users(
     return replace(table, notes=(*table.notes, *differences(asked, wide, results))).write(out)
 
 
-def random_rows(
-    wanted: Sequence[Row],
-    pair: Sequence[Problem],
-    wide: Sequence[Problem],
-    seeds: Sequence[int],
-    out: Path,
-    *,
-    trials: int,
-    share: float,
-    say: Callable[[str], None],
-) -> Path:
+def random_rows(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem], *, share: float) -> Path:
     """Random rows of users who have others in the target; of two domains only what simple methods make.
 
     Args:
         share: of the training rows, the share that trials are trained on.
     """
+    seeds, out, say = plan.seeds, plan.out, plan.say
     informed = informed_rows(
-        [row for row in wanted if row.method in ON_RANDOM_ROWS], (*IDS, *STATISTICS_OF_ALL, *ADJUSTED_OF_ALL)
+        [row for row in plan.rows if row.method in ON_RANDOM_ROWS], (*IDS, *STATISTICS_OF_ALL, *ADJUSTED_OF_ALL)
     )
-    informed = tuned(informed, wide[0], out, trials=trials, say=say, share=share)
+    informed = tuned(informed, wide[0], out, trials=plan.trials, say=say, share=share)
     references = [ReferenceRow(name, SIMPLE, name) for name in (BIASES, TREES)]
     of_two = run_grid([], references, pair, seeds, out, say)
     results = run_grid(informed, references, wide, seeds, out, say)

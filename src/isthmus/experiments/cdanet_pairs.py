@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import torch
 
 from isthmus.data.dataset import Dataset
-from isthmus.data.prepare import prepare
 from isthmus.data.public.amazon_pairs import ingest_grocery_kitchen, ingest_kg_books_movies, ingest_movie_book
 from isthmus.errors import InputError
 from isthmus.experiments.cdanet_pair_rows import (
@@ -35,6 +34,7 @@ from isthmus.experiments.cdanet_pair_rows import (
 )
 from isthmus.experiments.cdanet_rows import FINE_TUNE, SIMPLE
 from isthmus.experiments.cdanet_table_2 import NUM_RESAMPLES, in_words, metrics_of
+from isthmus.experiments.kept_dataset import kept_dataset
 from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
 from isthmus.experiments.table import Table, TableRow
 
@@ -135,18 +135,8 @@ def new_problem(
     pair: Pair, data: Path, out: Path, name: str, negatives: Mapping[str, Any] | None, say: Callable[[str], None]
 ) -> Problem:
     """Both directions of a pair, prepared in the output folder unless they are there."""
-    folder = out / "datasets" / name
-    if not folder.is_dir():
-        say(f"preparing {name}")
-        prepare(INGEST[pair](data, log_folder(out, name), negatives=negatives), folder)
+    folder = kept_dataset(out, name, lambda log: INGEST[pair](data, log, negatives=negatives), say)
     return Problem(name, folder, Dataset.open(folder).schema.domain_names)
-
-
-def log_folder(out: Path, name: str) -> Path:
-    """Where a problem's log is written."""
-    folder = out / "logs" / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def run_others(
@@ -167,15 +157,15 @@ def another_users_problem(
 ) -> Problem:
     """The target's rows as they are, beside a source whose users are permuted: no user is the same in both."""
     name = f"another-users-{source}"
-    folder = out / "datasets" / name
-    if not folder.is_dir():
-        say(f"preparing {name}")
-        dataset = Dataset.open(problem.dataset)
-        log = ingest_grocery_kitchen(data, log_folder(out, name))
+
+    def write_log(folder: Path) -> Path:
+        log = ingest_grocery_kitchen(data, folder)
         file = log.parent / "events.parquet"
-        pq.write_table(permuted(pq.read_table(file), source, training_users(dataset, source)), file)
-        prepare(log, folder)
-    return Problem(name, folder, (target,))
+        known = training_users(Dataset.open(problem.dataset), source)
+        pq.write_table(permuted(pq.read_table(file), source, known), file)
+        return log
+
+    return Problem(name, kept_dataset(out, name, write_log, say), (target,))
 
 
 def training_users(dataset: Dataset, domain: str) -> set[str]:

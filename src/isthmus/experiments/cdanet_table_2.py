@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from isthmus.data.prepare import prepare
 from isthmus.data.public.epinions import ingest_epinions
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, ranking_metrics
@@ -27,6 +26,7 @@ from isthmus.experiments.cdanet_rows import (
     all_rows,
     with_statistics,
 )
+from isthmus.experiments.kept_dataset import kept_dataset
 from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
 from isthmus.experiments.table import Table, TableRow
 
@@ -126,16 +126,12 @@ def prepared(
     data: Path, out: Path, name: str, split: dict[str, Any], say: Callable[[str], None], *, rest: str | None = None
 ) -> Path:
     """The dataset of a problem, prepared in the output folder unless it is there."""
-    folder = out / "datasets" / name
-    if not folder.is_dir():
-        say(f"preparing {name}")
-        log = out / "logs" / name
-        log.parent.mkdir(parents=True, exist_ok=True)
+
+    def write_log(log: Path) -> Path:
         adjusted = rest is not None
-        prepare(
-            ingest_epinions(data, log, domains=PAIR, rest=rest, split=split, statistics=True, adjusted=adjusted), folder
-        )
-    return folder
+        return ingest_epinions(data, log, domains=PAIR, rest=rest, split=split, statistics=True, adjusted=adjusted)
+
+    return kept_dataset(out, name, write_log, say)
 
 
 def new_table(
