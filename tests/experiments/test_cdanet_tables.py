@@ -15,6 +15,7 @@ from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking
 from isthmus.experiments import cdanet_figures, cdanet_more_domains, cdanet_table_2
 from isthmus.experiments.cdanet_rows import FAIR_TREES, FINE_TUNE, MAIN, TREES, all_rows
+from isthmus.experiments.ranking_grid import Results
 
 NUM_USERS, NUM_ITEMS = 60, 12
 CATEGORIES = {3: "Movies", 4: "Books", 5: "Music", 6: "Games"}
@@ -175,3 +176,21 @@ def test_fewer_than_one_seed_is_an_error(ratings: Path, tmp_path: Path) -> None:
         cdanet_figures.reproduce("cdanet-figure-3", ratings, tmp_path, num_seeds=0)
     with pytest.raises(InputError, match="seeds: 0"):
         cdanet_more_domains.reproduce(ratings, tmp_path, num_seeds=0)
+
+
+def test_seeds_together_are_the_mean_of_their_log_odds() -> None:
+    rows = torch.arange(3)
+    first = RankingResult(rows, rows, rows, rows, torch.tensor([0.0, 1.0, 2.0]), rows, rows)
+    second = replace(first, logit=torch.tensor([2.0, 1.0, -1.0]))
+    named = all_rows()[:2]
+    row, other = (replace(one, method=m) for one, m in zip(named, ("asked for", "of one seed"), strict=True))
+    results: Results = {
+        ("asked for", "draw", "Movies"): [first, second],
+        ("of one seed", "draw", "Movies"): [first],
+        ("a reference", "draw", "Movies"): [first, second],
+    }
+    found = cdanet_more_domains.together([row, other], results)
+    assert list(found) == [("asked for, its seeds together", "draw", "Movies")]
+    (joined,) = found["asked for, its seeds together", "draw", "Movies"]
+    assert joined.logit.tolist() == [1.0, 1.0, 0.5]
+    assert joined.label is first.label

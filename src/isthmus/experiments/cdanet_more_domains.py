@@ -47,6 +47,7 @@ from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row
 
 REST = "Other categories"
 ON_TWO = " (on two domains)"
+TOGETHER = ", its seeds together"
 CDANET_ADI = "CDAnet+ADI"
 BIASES: RankingReference = "user and item biases"
 ELSEWHERE: RankingReference = "item bias and the user's bias elsewhere"
@@ -131,8 +132,9 @@ def new_users(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem]) -> P
     references = [ReferenceRow(name, SIMPLE, name) for name in (ELSEWHERE, TREES, FAIR_TREES)]
     of_two = run_grid(plain, references, pair, seeds, out, say)
     results = run_grid(rows, references, wide, seeds, out, say)
-    results |= on_the_same_rows(of_two, pair, wide, results)
-    lines = [*rows, *(replace(row, method=row.method + ON_TWO) for row in plain)]
+    results |= on_the_same_rows(of_two, pair, wide, results) | together(informed, results)
+    joined = [replace(row, method=row.method + TOGETHER) for row in informed if len(seeds) > 1]
+    lines = [*rows, *(replace(row, method=row.method + ON_TWO) for row in plain), *joined]
     simple = [*references, *(replace(row, method=row.method + ON_TWO) for row in references)]
     controls = {row.method: FAIR_TREES + ON_TWO for row in lines if row.group == STATISTICS}
     table = new_table(
@@ -140,7 +142,7 @@ def new_users(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem]) -> P
         *(lines, simple, wide, results),
         controls=controls | {TREES: TREES + ON_TWO, FAIR_TREES: FAIR_TREES + ON_TWO},
     )
-    full, few = [row.method for row in informed], [row.method for row in plain]
+    full, few = [row.method for row in (*informed, *joined)], [row.method for row in plain]
     asked = [
         *((method, control, "auc") for method in full for control in (FAIR_TREES, TREES, TREES + ON_TWO)),
         *((method, FAIR_TREES + ON_TWO, "grouped_auc") for method in (FAIR_TREES, *full)),
@@ -150,7 +152,7 @@ def new_users(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem]) -> P
         (FAIR_TREES, TREES, "auc"),
         (FAIR_TREES + ON_TWO, TREES + ON_TWO, "auc"),
     ]
-    return replace(table, notes=(*table.notes, *differences(asked, wide, results))).write(out)
+    return replace(table, notes=(*table.notes, *notes_on(joined), *differences(asked, wide, results))).write(out)
 
 
 def random_rows(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem], *, share: float) -> Path:
@@ -167,12 +169,13 @@ def random_rows(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem], *,
     references = [ReferenceRow(name, SIMPLE, name) for name in (BIASES, TREES)]
     of_two = run_grid([], references, pair, seeds, out, say)
     results = run_grid(informed, references, wide, seeds, out, say)
-    results |= on_the_same_rows(of_two, pair, wide, results)
+    results |= on_the_same_rows(of_two, pair, wide, results) | together(informed, results)
+    joined = [replace(row, method=row.method + TOGETHER) for row in informed if len(seeds) > 1]
     simple = [*references, replace(references[1], method=TREES + ON_TWO)]
-    methods = [TREES, *(row.method for row in informed)]
+    methods = [TREES, *(row.method for row in (*informed, *joined))]
     table = new_table(
         "CDAnet on all categories of Epinions: random rows",
-        *(informed, simple, wide, results),
+        *([*informed, *joined], simple, wide, results),
         controls=dict.fromkeys((BIASES, TREES + ON_TWO, *methods), TREES + ON_TWO),
     )
     main = f"{MAIN}, statistics"
@@ -181,7 +184,7 @@ def random_rows(plan: Plan, pair: Sequence[Problem], wide: Sequence[Problem], *,
         *((method, TREES + ON_TWO, "grouped_auc") for method in methods),
         (main, f"{FINE_TUNE}, statistics", "auc"),
     ]
-    return replace(table, notes=(*table.notes, *differences(asked, wide, results))).write(out)
+    return replace(table, notes=(*table.notes, *notes_on(joined), *differences(asked, wide, results))).write(out)
 
 
 def informed_rows(rows: Sequence[Row], fields: tuple[str, ...]) -> list[Row]:
@@ -190,6 +193,22 @@ def informed_rows(rows: Sequence[Row], fields: tuple[str, ...]) -> list[Row]:
         replace(one, search={**row.search, **SLOW_TABLES})
         for row, one in zip(rows, with_statistics(list(rows), fields), strict=True)
     ]
+
+
+def together(rows: Sequence[Row], results: Results) -> Results:
+    """The seeds of a row as one model: the mean of their log-odds, under a name that says so; none of a single seed."""
+    names = {row.method for row in rows}
+    return {
+        (method + TOGETHER, problem, target): [
+            replace(found[0], logit=torch.stack([each.logit for each in found]).mean(dim=0))
+        ]
+        for (method, problem, target), found in results.items()
+        if method in names and len(found) > 1
+    }
+
+
+def notes_on(joined: Sequence[Row]) -> list[str]:
+    return [f"'{TOGETHER.removeprefix(', ')}': the mean of their log-odds, as one model."] if joined else []
 
 
 def on_the_same_rows(of_two: Results, pair: Sequence[Problem], wide: Sequence[Problem], of_three: Results) -> Results:
