@@ -32,12 +32,14 @@ class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows: list[int] = []
+        self.weights: list[Tensor] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.mkldnn._linear_pointwise.default:
             self.rows.append(args[0].shape[0])
+            self.weights.append(args[1])
         return func(*args, **(kwargs or {}))
 
 
@@ -94,6 +96,22 @@ def test_rows_of_any_layout_give_the_same() -> None:
     assert close(linear(x, weight.T), x.double() @ weight.double())
     once = torch.randn(1, 200).expand(300, 200)
     assert close(linear(once, weight.T), once.double() @ weight.double())
+
+
+@needs_onednn
+@pytest.mark.parametrize("layout", ["columns of a wider matrix", "every other row", "one row in many places"])
+def test_no_weight_is_handed_over_with_gaps(layout: str) -> None:
+    torch.manual_seed(0)
+    wide, layer = torch.randn(512, 512), Linear(256, 128)
+    rows = {"columns of a wider matrix": wide[:, 100:356], "every other row": wide[::2, :256]}
+    x = rows.get(layout, wide[:1, :256].expand(512, -1)).requires_grad_()
+    given = torch.randn(128, len(x)).T
+    with _Calls() as calls:
+        of_x, of_weight = torch.autograd.grad(layer(x), (x, layer.weight), given)
+    assert len(calls.weights) == 3
+    assert all(weight.is_contiguous() or weight.T.is_contiguous() for weight in calls.weights)
+    assert close(of_x, given.double() @ layer.weight.double())
+    assert close(of_weight, given.T.double() @ x.double())
 
 
 @needs_onednn
