@@ -148,8 +148,8 @@ def _maker() -> str:
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`x weight^T + bias` by oneDNN. A weight with gaps between its rows is put together first: as it lies, oneDNN takes a
-    thousand times as long.
+    """`x weight^T + bias` by oneDNN. A weight with gaps between its rows is put together first: as it lies, oneDNN
+    takes a thousand times as long.
     """
     if not weight.is_contiguous() and not weight.T.is_contiguous():
         weight = weight.T.contiguous().T
