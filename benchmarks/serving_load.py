@@ -17,11 +17,9 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -30,6 +28,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 import torch
+from benchmarks.serving_bare import bare_forward, bare_search, plain_scorer, reading_ahead, user_vector
 from benchmarks.serving_bundle import DOMAINS, load_bundle
 from benchmarks.serving_sender import (
     SENDER_CORE,
@@ -43,13 +42,8 @@ from benchmarks.serving_sender import (
     serving,
 )
 
-from isthmus.batch import RankingFeatures
-from isthmus.data.features import ALL_SIDES, ranking_sizes, table_sizes
 from isthmus.files import markdown_table
 from isthmus.index.faiss_ivf import IVFIndex
-from isthmus.index.filtered import faiss
-from isthmus.serving.engines import OnnxRowScorer, RowScorer
-from isthmus.serving.export import export_ranker, exported
 from isthmus.serving.host import publish
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import Service, open_service
@@ -162,8 +156,10 @@ def measure_recall(service: Service, load: Load, count: int = 100) -> Rows:
 
 def measure_cost(service: Service, load: Load, count: int = 100) -> Rows:
     """A request against the bare search and the bare forward: in each round each takes its turn on the same core."""
-    search = bare_search(service)
-    forward, served = bare_forward(service, load, plain_scorer(service, load)), bare_forward(service, load)
+    search = bare_search(service, CANDIDATES)
+    plain = plain_scorer(service, load.bundle(), load.folder / "plain")
+    requests = [RecommendRequest(DOMAINS[0], user=user, k=K) for user in load.users[:20]]
+    forward, served = bare_forward(service, requests, plain), bare_forward(service, requests)
     vectors = [user_vector(service, user) for user in load.users[:count]]
     ratios: dict[str, list[float]] = {"cpu": [], "wall": [], "wall of threads": [], "wall as served": []}
     times: dict[str, list[float]] = {"search": [], "forward": [], "served": [], "request": [], "latency": []}
@@ -325,81 +321,6 @@ def measure_soak(load: Load, count: int) -> Rows:
          f"{samples[0]:.0f}, {samples[9]:.0f}, {samples[-1]:.0f} MB", "flat"],
         ["of them failed", f"{failed}", "0"],
     ]  # fmt: skip
-
-
-def user_vector(service: Service, user: str) -> torch.Tensor:
-    row = service.view.users.row(user)
-    features = service.view.user_features(row, 0, service.view.stored(row), service.view.context({}))
-    return service.retriever.encode(features, 0)
-
-
-def bare_search(service: Service) -> Callable[[torch.Tensor], object]:
-    """FAISS itself, one query, nothing left out; by matrix product where the corpus is too small for it."""
-    index = service.retriever.corpora[0].index
-    count = min(CANDIDATES, index.num_items)
-    if hasattr(index, "inverted_file"):
-        return lambda vector: index.inverted_file.search(vector.numpy(), count)
-    vectors = service.retriever.corpora[0].vectors
-    return lambda vector: (vector @ vectors.T).topk(count)
-
-
-@contextmanager
-def reading_ahead(service: Service) -> Iterator[None]:
-    """FAISS as it opens a memory-mapped inverted file: with threads that read ahead, 32 for each search."""
-    index = service.retriever.corpora[0].index
-    if not isinstance(index, IVFIndex):
-        yield
-        return
-    lists = faiss.downcast_InvertedLists(index.inverted_file.invlists)
-    threads, lists.prefetch_nthread = lists.prefetch_nthread, 32
-    try:
-        yield
-    finally:
-        lists.prefetch_nthread = threads
-
-
-def plain_scorer(service: Service, load: Load) -> RowScorer:
-    """The click model by the engine that serves, as it is: every row with its user's fields, and nothing folded."""
-    ranker, settings = service.ranker, service.manifest.ranking
-    assert ranker is not None
-    assert settings is not None
-    if not isinstance(ranker.scorer, OnnxRowScorer):
-        return ranker.scorer
-    folder, dataset, fields = load.folder / "plain", ranker.view.dataset, settings.settings.fields
-    folder.mkdir(exist_ok=True)
-    shutil.copy(load.bundle() / "ranking" / "ranker.safetensors", folder)
-    export_ranker(
-        ranker.model,
-        ranking_sizes(dataset, fields),
-        table_sizes(dataset, fields, ALL_SIDES),
-        domains=dataset.schema.domain_names,
-        chosen=ranker.domains,
-        folder=folder,
-        folded=False,
-    )
-    return OnnxRowScorer(exported(folder, "ranker", dataset.num_domains))
-
-
-def bare_forward(service: Service, load: Load, chosen: RowScorer | None = None) -> Callable[[int], None]:
-    """The click model on features that lie ready: by what serves, or by the chosen one."""
-    assert service.ranker is not None
-    scorer = service.ranker.scorer
-    kept: list[RankingFeatures] = []
-
-    def keep(features: RankingFeatures, domain: int) -> torch.Tensor:
-        kept.append(features)
-        return scorer(features, domain)
-
-    service.ranker.scorer = keep
-    for user in load.users[:20]:
-        service.recommend(RecommendRequest(DOMAINS[0], user=user, k=K))
-    service.ranker.scorer = scorer
-
-    def forward(number: int) -> None:
-        with torch.inference_mode():
-            (chosen or scorer)(kept[number % len(kept)], 0)
-
-    return forward
 
 
 if __name__ == "__main__":
