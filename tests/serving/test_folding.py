@@ -17,7 +17,7 @@ from isthmus.models.ctr import CTRModel, CTRSettings
 from isthmus.serving.bundle_files import save_tensors
 from isthmus.serving.engines import EagerRowScorer, OnnxRowScorer
 from isthmus.serving.export import TableRows, draw_features, export_ranker
-from isthmus.serving.folding import fold_first_layers
+from isthmus.serving.folding import Part, _numbers, fold_first_layers
 
 DIM = 3  # of the small models' vectors
 
@@ -127,6 +127,14 @@ def test_the_layers_of_a_network_read_the_same_columns(tmp_path: Path) -> None:
     read = [node.inputs[0] for node in graph if node.op_type == "Gemm" and str(node.inputs[1]).find("by_row") > 0]
     assert len(read) == 3  # two experts and a gate
     assert len({id(value) for value in read}) == 1
+
+
+def test_a_number_that_stands_in_two_places_counts_twice() -> None:
+    numbers, weight = ir.Value(name="numbers"), np.array([[1.0, 2.0]], np.float32)
+    numbers.shape = ir.Shape(["n", 1])
+    part = Part(numbers, 2, column=0, vector=np.array([3.0, 5.0], np.float32))
+    ((_, found),) = _numbers([(part, weight), (part, 10 * weight)])
+    assert found.tolist() == [[143.0]]  # (1 * 3 + 2 * 5) * 11
 
 
 def a_layer(**attributes: Any) -> ir.Model:

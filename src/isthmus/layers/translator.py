@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isthmus.layers.products import Linear, is_for_onednn, linear
+from isthmus.layers.products import LEAST_WORK_WITH_GRADIENT, Linear, is_for_onednn, linear
 
 
 class Translator(nn.Module):
@@ -25,7 +25,7 @@ class Translator(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """||W^T W z - z||^2 of each row, `translated` being W z (CDAnet eq. 5)."""
         weight = self.linear.weight
-        if is_for_onednn(translated, weight):
+        if is_for_onednn(translated, weight, LEAST_WORK_WITH_GRADIENT):
             away = linear(translated, weight.T) - z
         else:  # one product with the difference in it
             away = torch.addmm(z, translated, weight, beta=-1.0)

@@ -105,7 +105,8 @@ def _numbers(
     values = {}
     for part, own in pairs:
         if part.vector is not None and part.column is not None:
-            weights[id(part.value)][part.column] = own @ part.vector
+            of_value = weights[id(part.value)]  # a field may stand in several places
+            of_value[part.column] = of_value.get(part.column, 0) + own @ part.vector
             values[id(part.value)] = part.value
     found = []
     for key, value in values.items():
