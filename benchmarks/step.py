@@ -15,7 +15,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RetrievalLoader
 from isthmus.data.sampling import CandidateSampler
 from isthmus.models.two_tower import TwoTowerSettings
-from isthmus.training.optim import RowAdamW, split_parameters
+from isthmus.training.optim import AdamW, RowAdamW, descend, split_parameters
 from isthmus.training.retrieval import TrainingSettings, retrieval_loss
 from isthmus.training.runs import new_model
 from isthmus.training.self_training import SelfTrainingSettings, no_counts, pseudo_batch
@@ -46,7 +46,7 @@ class Trainer:
         tables, networks = split_parameters(self.model)
         self.optimizers: list[torch.optim.Optimizer] = [RowAdamW(tables, lr=self.settings.learning_rate)]
         if networks:
-            self.optimizers.append(torch.optim.AdamW(networks, lr=self.settings.network_learning_rate))
+            self.optimizers.append(AdamW(networks, lr=self.settings.network_learning_rate))
         self.generator = torch.Generator().manual_seed(0)
 
     def batches(self, steps: int) -> Iterator[RetrievalBatch]:
@@ -69,11 +69,7 @@ class Trainer:
             if pseudo is not None:
                 pseudo_loss = retrieval_loss(self.model, pseudo, self.sampler, self.generator, self.settings)
                 objective = objective + pseudo_loss.sum() / loss.numel()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(objective)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        descend(objective, self.optimizers)
 
 
 @dataclass(frozen=True)

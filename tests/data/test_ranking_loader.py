@@ -6,7 +6,7 @@ import torch
 
 from isthmus.batch import RankingBatch
 from isthmus.data.dataset import Dataset
-from isthmus.data.loader import RankingLoader, numbered, without_some_negatives
+from isthmus.data.loader import RankingLoader, numbered, shuffled, without_some_negatives
 
 
 def test_a_share_of_the_negatives_goes_and_every_positive_stays() -> None:
@@ -44,9 +44,17 @@ def test_rows_are_numbered_in_four_bytes_and_in_eight_where_four_do_not_hold_the
     assert {part.dtype for part in parts} == {np.dtype(np.int32)}
     assert np.sort(np.concatenate(parts)).tolist() == list(range(loader.num_rows))
     largest = np.iinfo(np.int32).max
-    assert numbered(largest - 2, largest).tolist() == [largest - 2, largest - 1]
-    assert numbered(largest - 2, largest).dtype == np.int32
-    assert numbered(largest, largest + 2).tolist() == [largest, largest + 1]
+    assert numbered(range(largest - 2, largest)).tolist() == [largest - 2, largest - 1]
+    assert numbered(range(largest - 2, largest)).dtype == np.int32
+    assert numbered(range(largest, largest + 2)).tolist() == [largest, largest + 1]
+
+
+def test_a_range_is_shuffled_as_the_array_of_its_rows_is_which_stays_as_it_was() -> None:
+    rows = np.arange(5, 300, dtype=np.int32)
+    of_range, of_rows = (shuffled(own, np.random.default_rng(3)) for own in (range(5, 300), rows))
+    assert np.array_equal(of_range, of_rows)
+    assert np.array_equal(of_rows, np.random.default_rng(3).permutation(rows))
+    assert np.array_equal(rows, np.arange(5, 300))
 
 
 def test_a_share_of_items_is_read_as_unknown_anew_in_each_epoch(labelled: Dataset) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.layers.embedding import new_table
-from isthmus.training.optim import AdamW, RowAdamW, split_parameters, sum_by_row
+from isthmus.training.optim import AdamW, RowAdamW, descend, split_parameters, sum_by_row
 
 ROWS, DIM = 5, 3
 KINDS = (AdamW, torch.optim.AdamW)
@@ -153,3 +153,16 @@ def test_parameters_are_told_apart_by_their_gradients() -> None:
     tables, networks = split_parameters(model)
     assert [p.shape for p in tables] == [(4, 2)]
     assert {tuple(p.shape) for p in networks} == {(2, 2), (2,), (3, 2)}
+
+
+def test_a_step_down_the_objective_leaves_no_gradient_for_the_next() -> None:
+    table, layer = nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1)
+    before = [parameter.detach().clone() for parameter in (table.weight, layer.weight)]
+    optimizers = [RowAdamW(table.parameters(), lr=0.1), AdamW(layer.parameters(), lr=0.1)]
+    objective = layer(table(torch.tensor([1, 2]))).square().sum()
+    expected = torch.autograd.grad(objective, layer.weight, retain_graph=True)[0]
+    descend(objective, optimizers)
+    # The first step of Adam is the learning rate, against the gradient's sign; weight decay is AdamW's .01.
+    assert torch.allclose(layer.weight, before[1] * (1 - 0.1 * 0.01) - 0.1 * expected.sign(), atol=1e-4)
+    assert (table.weight != before[0]).any(dim=1).tolist() == [False, True, True, False, False]
+    assert all(parameter.grad is None for parameter in (*table.parameters(), *layer.parameters()))

@@ -36,7 +36,7 @@ class RetrievalLoader:
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RetrievalBatch]:
         """The batches of an epoch from `first_step` on."""
-        everything = [numbered(first, last) for first, last in pairwise(self.bounds)]
+        everything = [range(first, last) for first, last in pairwise(self.bounds)]
         for parts in mixed_steps(everything, self.num_steps, (self.seed, epoch))[first_step:]:
             yield self.batch(np.concatenate(parts), DomainSlices.from_counts([len(part) for part in parts]))
 
@@ -52,13 +52,22 @@ class RetrievalLoader:
         return RetrievalBatch(user, item_row, to_bag(*known), domain_slices)
 
 
-def numbered(first: int, last: int) -> Rows:
-    """The rows from `first` until before `last`; four bytes each where they can be: an epoch holds them twice."""
-    rows: Rows = np.arange(first, last, dtype=np.int32 if last <= np.iinfo(np.int32).max else np.int64)
+def numbered(rows: Rows | range) -> Rows:
+    """The rows as an array; those of a range take four bytes each where they can."""
+    if isinstance(rows, range):
+        return np.arange(rows.start, rows.stop, dtype=np.int32 if rows.stop <= np.iinfo(np.int32).max else np.int64)
     return rows
 
 
-def mixed_steps(rows: Sequence[Rows], num_steps: int, seed: tuple[int, int]) -> list[list[Rows]]:
+def shuffled(rows: Rows | range, generator: np.random.Generator) -> Rows:
+    """The rows in random order, in memory of their own."""
+    drawn = numbered(rows)
+    drawn = drawn.copy() if drawn is rows else drawn
+    generator.shuffle(drawn)
+    return drawn
+
+
+def mixed_steps(rows: Sequence[Rows | range], num_steps: int, seed: tuple[int, int]) -> list[list[Rows]]:
     """For each step, the rows of each domain: all rows once, drawn by a seeded shuffle, every step its share of each.
 
     A domain of few rows comes two rows or more at a time, in fewer steps; a step without any row is left out.
@@ -66,25 +75,25 @@ def mixed_steps(rows: Sequence[Rows], num_steps: int, seed: tuple[int, int]) -> 
     generator = np.random.default_rng(seed)
     plan: list[list[Rows]] = []
     for own in rows:
-        shuffled = generator.permutation(own)
+        drawn = shuffled(own, generator)
         num_chunks = max(1, min(num_steps, len(own) // 2))
         steps = (np.arange(num_chunks) * num_steps + generator.integers(num_steps)) // num_chunks
-        chunks: list[Rows] = [own[:0]] * num_steps
-        for step, chunk in zip(steps, np.array_split(shuffled, num_chunks), strict=True):
+        chunks: list[Rows] = [drawn[:0]] * num_steps
+        for step, chunk in zip(steps, np.array_split(drawn, num_chunks), strict=True):
             chunks[int(step)] = chunk
         plan.append(chunks)
     steps_of_all = [[chunks[step] for chunks in plan] for step in range(num_steps)]
     return [parts for parts in steps_of_all if any(len(part) for part in parts)]
 
 
-def steps_in_turn(rows: Sequence[Rows], batch_size: int, seed: tuple[int, int]) -> list[list[Rows]]:
+def steps_in_turn(rows: Sequence[Rows | range], batch_size: int, seed: tuple[int, int]) -> list[list[Rows]]:
     """As `mixed_steps`, but each step holds rows of one domain alone; the domains' steps come in random order."""
     generator = np.random.default_rng(seed)
     steps: list[list[Rows]] = []
     for domain, own in enumerate(rows):
         if len(own):
-            for chunk in np.array_split(generator.permutation(own), -(-len(own) // batch_size)):
-                steps.append([chunk if d == domain else own[:0] for d in range(len(rows))])
+            for chunk in np.array_split(shuffled(own, generator), -(-len(own) // batch_size)):
+                steps.append([chunk if d == domain else chunk[:0] for d in range(len(rows))])
     return [steps[place] for place in generator.permutation(len(steps))]
 
 
@@ -133,13 +142,13 @@ class RankingLoader:
         self.batch_size, self.seed, self.in_turn = batch_size, seed, in_turn
         self.unseen_items = unseen_items
         generator, thinning = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-        self.rows: list[Rows] = []
+        self.rows: list[Rows | range] = []
         for domain, (first, last) in enumerate(pairwise(self.events.domain_bounds(dataset.num_domains))):
-            own = numbered(first, last)
+            own: Rows | range = range(first, last)
             if share < 1:
-                own = np.sort(generator.permutation(own)[: max(1, round(share * len(own)))])
+                own = np.sort(shuffled(own, generator)[: max(1, round(share * len(own)))])
             if negative_shares is not None and negative_shares[domain] < 1:
-                own = without_some_negatives(own, self.events.label, negative_shares[domain], thinning)
+                own = without_some_negatives(numbered(own), self.events.label, negative_shares[domain], thinning)
             self.rows.append(own if domains is None or domain in domains else own[:0])
         self.num_rows = sum(len(own) for own in self.rows)
 
@@ -151,15 +160,16 @@ class RankingLoader:
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[RankingBatch]:
         """The batches of an epoch from `first_step` on."""
-        is_unseen = np.zeros(self.events.num_rows, dtype=np.bool_)
+        is_unseen: NDArray[np.bool_] | None = None
         if self.unseen_items:  # drawn for the whole epoch at once, so that it does not matter where it is taken up
-            is_unseen = np.random.default_rng([self.seed, epoch, 1]).random(len(is_unseen)) < self.unseen_items
+            drawn = np.random.default_rng([self.seed, epoch, 1]).random(self.events.num_rows)
+            is_unseen = drawn < self.unseen_items
         for parts in self.steps(epoch)[first_step:]:
             rows = np.concatenate(parts)
             slices = DomainSlices.from_counts([len(part) for part in parts])
-            yield self.batch(rows, slices, is_unseen=is_unseen[rows])
+            yield self.batch(rows, slices, is_unseen=None if is_unseen is None else is_unseen[rows])
 
-    def batch(self, rows: Rows, domain_slices: DomainSlices, *, is_unseen: NDArray[np.bool_]) -> RankingBatch:
+    def batch(self, rows: Rows, domain_slices: DomainSlices, *, is_unseen: NDArray[np.bool_] | None) -> RankingBatch:
         """The batch of given rows, which lie sorted by domain; `is_unseen` says whose item is read as unknown."""
         assert self.events.label is not None
         label = torch.from_numpy(np.asarray(self.events.label[rows], dtype=np.float32))

@@ -1,10 +1,11 @@
 """Optimizers: AdamW for networks, and one for embedding tables that touches only the rows of the step."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -80,6 +81,17 @@ class RowAdamW(_Eager):
         weight = parameter.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
         weight.sub_(first.div_(denominator).mul_(step_size))
         parameter.index_copy_(0, rows, weight)
+
+
+def descend(objective: Float[Tensor, ""], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """One step down the objective, by parameters without gradients; an optimizer's are dropped as soon as it has moved.
+
+    What a step leaves behind would stand beside the next one's activations, where memory is at its peak.
+    """
+    torch.autograd.backward(objective)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def sum_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:

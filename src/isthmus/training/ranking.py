@@ -23,7 +23,7 @@ from isthmus.metrics import auc_by_group, domain_means, macro_mean
 from isthmus.models.cdanet import AugmentationNetwork, TranslationNetwork
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
-from isthmus.training.optim import AdamW, RowAdamW, split_parameters
+from isthmus.training.optim import AdamW, RowAdamW, descend, split_parameters
 
 Precision = Literal["float32", "bfloat16"]
 KeptShare = Annotated[float, Field(gt=0, le=1)]
@@ -202,11 +202,7 @@ def train_step(
     """Move the model by one batch; gives the rows' losses."""
     with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
         loss = ranking_loss(model, batch, stage)
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward((loss * row_weights(batch.domain_slices, settings.balance, loss)).sum())
-    for optimizer in optimizers:
-        optimizer.step()
+    descend((loss * row_weights(batch.domain_slices, settings.balance, loss)).sum(), optimizers)
     return loss.detach().cpu().double()
 
 

@@ -20,7 +20,7 @@ from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
-from isthmus.training.optim import AdamW, RowAdamW, split_parameters
+from isthmus.training.optim import AdamW, RowAdamW, descend, split_parameters
 from isthmus.training.self_training import SelfTrainingSettings, named_pairs, pseudo_batch
 
 
@@ -167,11 +167,7 @@ def train_step(
         if pseudo is not None:
             pseudo_loss = retrieval_loss(model, pseudo, sampler, generator, settings)
             objective = objective + pseudo_loss.sum() / loss.numel()
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(objective)
-    for optimizer in optimizers:
-        optimizer.step()
+    descend(objective, optimizers)
     return loss.detach().cpu().double()
 
 
