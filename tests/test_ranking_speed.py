@@ -75,13 +75,14 @@ def test_a_model_is_measured_and_shown(name: str, dataset: Dataset, tmp_path: Pa
     figures = {key: value for key, value in vars(found).items() if isinstance(value, float)}
     assert all(value > 0 for value in figures.values())
     assert found.products <= found.bound
+    assert found.bound - found.products < found.bound_of_torch  # gathers and updates are in both
     assert found.peak >= found.held
     table = to_table([found], []).splitlines()
     assert [cell.strip() for cell in table[0].strip("| ").split("|")] == HEAD
 
 
 def test_the_picture_shows_medians_and_peers(tmp_path: Path) -> None:
-    one = Measured("MMoE", "float32", 10.0, 1, 4, 5, 3, 0.7, 100, 50)
+    one = Measured("MMoE", "float32", 10.0, 1, 4, 5, 8, 3, 0.7, 100, 50)
     turns = [[vars(one) | {"train": value}] for value in (9.0, 30.0, 10.0)]
     peers = [[{"model": "MMoE", "peer": "torch-rechub", "train": 50.0}]] * 3
     results = {"ours": turns, "peers": peers}
