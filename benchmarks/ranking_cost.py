@@ -1,11 +1,13 @@
 """What a row costs CDAnet in each stage and in scoring, beside the click model with the same network; more domains.
 
+Two sizes: ids alone and the networks of CDAnet's tables, and the fields and networks of `ranking_speed`.
+
 .venv/bin/python -m benchmarks.ranking_cost
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,9 +15,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from benchmarks.ctr_rows import make_rows, write_log
+from benchmarks.ranking_speed import BACKBONES, BATCH, HIDDEN
 from benchmarks.table import Line, cpu_seconds, median_ratio, to_markdown
 from torch import nn
 
+from isthmus.backbones.settings import AnyBackboneSettings, DNNSettings, IndependentSettings
 from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RankingLoader
 from isthmus.data.prepare import prepare
@@ -29,16 +34,43 @@ from isthmus.training.ranking_stages import new_ranking_model
 
 TARGETS = {"IndepMLP": ("SharedMLP", "MLP", 2.2), "MMoE": ("MMoE", "MMoE", 1.5)}
 """By CDAnet's extractor: the network of the click model, its name, and what the ratio should not exceed."""
+WIDE: dict[str, AnyBackboneSettings] = {
+    "IndepMLP": IndependentSettings(hidden_dims=HIDDEN, norm="none"),
+    "SharedMLP": DNNSettings(hidden_dims=HIDDEN, norm="none"),
+    "MMoE": BACKBONES["MMoE"],
+}
 DOMAINS = ("shop", "video")
 OTHERS: tuple[int | None, ...] = (None, 1)
 
 
 @dataclass(frozen=True)
+class Networks:
+    """What the models read and how wide they are.
+
+    Attributes:
+        title: stands behind the model's name.
+        fields: None: all of the dataset.
+        backbones: by name; of the click model too, which gives vectors of `latent_dim`.
+    """
+
+    title: str
+    fields: tuple[str, ...] | None
+    backbones: Mapping[str, AnyBackboneSettings]
+    latent_dim: int
+    batch_size: int
+
+
+IDS = Networks("", ("user_id", "item_id"), EXTRACTORS, 128, training().batch_size)
+FIELDS = Networks(", 256-128", None, WIDE, 64, BATCH)
+
+
+@dataclass(frozen=True)
 class Size:
-    """How much is measured: the simulated log, steps of each run, turns, and numbers of domains, the smallest first."""
+    """How much is measured: the logs, steps of each run, turns, and numbers of domains, the smallest first."""
 
     num_users: int = 4000
     num_items: int = 2000
+    num_made: int = 200_000
     steps: int = 20
     repeats: int = 5
     domains: tuple[int, ...] = (2, 5, 10, 25)
@@ -64,12 +96,17 @@ class StageSteps:
 
 def measure_ranking_cost(size: Size) -> list[Line]:
     """For each extractor: both stages' steps against the plain model's on the same rows, then scoring."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = simulate(
-            Path(folder) / "log", num_users=size.num_users, num_items=size.num_items, domains=DOMAINS, num_shown=4
-        )
-        dataset = prepare(log, Path(folder) / "dataset")
-        return [line for extractor in TARGETS for line in lines_of(dataset, extractor, size)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        log = simulate(folder / "log", num_users=size.num_users, num_items=size.num_items, domains=DOMAINS, num_shown=4)
+        made = write_log(make_rows(size.num_made, size.num_made // 50, size.num_made // 5), folder / "made-log")
+        measured = ((prepare(log, folder / "dataset"), IDS), (prepare(made, folder / "made"), FIELDS))
+        return [
+            line
+            for dataset, networks in measured
+            for extractor in TARGETS
+            for line in lines_of(dataset, networks, extractor, size)
+        ]
 
 
 def measure_growth(size: Size) -> list[Line]:
@@ -114,18 +151,21 @@ def measure_growth(size: Size) -> list[Line]:
     ]
 
 
-def lines_of(dataset: Dataset, extractor: str, size: Size) -> list[Line]:
+def lines_of(dataset: Dataset, networks: Networks, extractor: str, size: Size) -> list[Line]:
     """The three lines of one extractor."""
     network, name, limit = TARGETS[extractor]
-    settings = training()
-    fields = ("user_id", "item_id")
-    plain = new_ranking_model(dataset, CTRSettings(fields=fields, backbone=EXTRACTORS[network]), settings)
-    chosen = CDAnetSettings(fields=fields, extractor=EXTRACTORS[extractor])
+    settings = training().model_copy(update={"batch_size": networks.batch_size})
+    fields, backbones, dim = networks.fields, networks.backbones, networks.latent_dim
+    plain = new_ranking_model(
+        dataset, CTRSettings(fields=fields, backbone=backbones[network], latent_dim=dim), settings
+    )
+    chosen = CDAnetSettings(fields=fields, extractor=backbones[extractor], latent_dim=dim)
     cdanet = new_ranking_model(dataset, chosen, settings)
     assert isinstance(cdanet, CDAnet)
     assert isinstance(cdanet.translation, TranslationNetwork)
+    everyone = tuple(range(dataset.num_domains))
     stages = {
-        "first stage": (cdanet.translation, Stage("translation", 0, (0, 1), fields, chosen.alpha, chosen.beta)),
+        "first stage": (cdanet.translation, Stage("translation", 0, everyone, fields, chosen.alpha, chosen.beta)),
         "second stage": (cdanet.augmentations[0], Stage("augmentation", 1, (0,), fields, beta=chosen.beta)),
     }
     runs: dict[str, Callable[[], object]] = {}
@@ -143,7 +183,7 @@ def lines_of(dataset: Dataset, extractor: str, size: Size) -> list[Line]:
     seconds = cpu_seconds(runs, size.repeats)
     return [
         Line(
-            f"CDAnet+{extractor}",
+            f"CDAnet+{extractor}{networks.title}",
             case,
             1e6 * median(seconds[case]) / rows,
             "us/row",

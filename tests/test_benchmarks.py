@@ -113,9 +113,10 @@ def test_the_bound_reads_every_row_and_adds_every_gradient() -> None:
 
 
 def test_each_stage_of_cdanet_and_its_scoring_are_timed_beside_the_plain_model() -> None:
-    lines = measure_ranking_cost(Size(num_users=60, num_items=40, steps=1, repeats=1))
+    lines = measure_ranking_cost(Size(num_users=60, num_items=40, num_made=500, steps=1, repeats=1))
     assert [(line.part, line.case) for line in lines] == [
-        (f"CDAnet+{extractor}", case)
+        (f"CDAnet+{extractor}{networks}", case)
+        for networks in ("", ", 256-128")
         for extractor in ("IndepMLP", "MMoE")
         for case in ("first stage", "second stage", "scoring")
     ]
