@@ -59,6 +59,7 @@ REFUSALS = {
     "a corpus of an undeclared domain": (set_key("domains", "de", to={"corpus": ["fr"]}), "de.corpus.*'fr'"),
     "a fallback that is not declared": (set_key("unknown_domain", to="fr"), "'fr' is not a declared domain"),
     "a domain named error": (set_key("domains", "error", to={}), "'error' cannot be"),
+    "a domain that has the name of a mean": (set_key("domains", "macro", to={}), "calls its mean over domains so"),
     "no domain": (set_key("domains", to={}), "at least 1"),
     "a field declared twice": (add_field(name="hour", side="context", kind="number"), "hour: declared twice"),
     "a field of an undeclared domain": (set_key("fields", 0, "domains", to=["fr"]), "user.domains: .*'fr'"),
@@ -78,7 +79,7 @@ REFUSALS = {
     "no item field": (drop_fields("item"), "none on side 'item'"),
     "a split by time without a clock": (set_key("events", "time", to=None), "needs events.time"),
     "an unknown key": (set_key("events", "tiem", to="t"), "Extra inputs"),
-    "a path as a name": (set_key("fields", 0, "name", to="../user"), "pattern"),
+    "a path as a name": (set_key("fields", 0, "name", to="../user"), "'../user' is no name"),
     "an empty separator": (set_key("fields", 4, "separator", to=""), "at least 1"),
     "a table of both sides": (set_key("tables", "people", "item", to="i"), "give one of 'user' and 'item'"),
     "a table of no side": (set_key("tables", "people", to={"files": ["x.csv"]}), "give one of 'user' and 'item'"),
@@ -97,7 +98,7 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 
 
 def test_every_refusal_was_tried() -> None:
-    assert len(REFUSALS) == 22
+    assert len(REFUSALS) == 23
 
 
 def test_an_undeclared_domain_is_an_error_or_the_declared_fallback() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from isthmus.data.dataset import Dataset
+from isthmus.data.prepare import prepare
+from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
 from isthmus.settings import RankingRunSettings
 from isthmus.tuning import Search, read_search, tune, with_values
@@ -26,6 +28,32 @@ def test_the_best_of_the_grid_is_chosen_and_trials_are_kept(labelled: Dataset, t
     again = tune(labelled.path, tmp_path, BASE, GRID, say=said.append)
     assert again == best
     assert [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("trials/*/metrics.jsonl"))] == times
+
+
+def test_trials_of_another_dataset_are_refused(labelled: Dataset, tmp_path: Path) -> None:
+    tune(labelled.path, tmp_path / "out", BASE, GRID, say=lambda _: None)
+    other = prepare(simulate(tmp_path / "log", num_users=60, num_items=30, seed=5, num_shown=2), tmp_path / "other")
+    with pytest.raises(InputError, match="the run was trained"):
+        tune(other.path, tmp_path / "out", BASE, GRID, say=lambda _: None)
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_a_trial_that_diverges_is_one_of_the_search_and_never_the_best(
+    labelled: Dataset, tmp_path: Path, sampler: str
+) -> None:
+    rates = {"values": [1e38, 1e-2]}
+    search = Search.model_validate(
+        {"sampler": sampler, "trials": 4 if sampler == "tpe" else 2, "space": {"training.learning_rate": rates}}
+    )
+    said: list[str] = []
+    best = tune(labelled.path, tmp_path, BASE, search, say=said.append)
+    assert best.training.learning_rate == 1e-2
+    assert any("diverged" in line for line in said)
+    assert "diverged" in (tmp_path / "trials.md").read_text(encoding="utf-8")
+    assert tune(labelled.path, tmp_path, BASE, search, say=lambda _: None) == best  # kept, and not trained again
+    hopeless = Search.model_validate({"sampler": "grid", "space": {"training.learning_rate": {"values": [1e38]}}})
+    with pytest.raises(InputError, match="every trial diverged"):
+        tune(labelled.path, tmp_path / "hopeless", BASE, hopeless, say=lambda _: None)
 
 
 def test_a_tpe_search_tries_the_same_settings_each_time(labelled: Dataset, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, re
 from isthmus.training.checkpoint import BEST
 from isthmus.training.ranking import Stage, over_domains, validate
 from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
-from isthmus.training.ranking_stages import judged_domains, kept_shares, new_ranking_model
+from isthmus.training.ranking_stages import domain_numbers, judged_domains, kept_shares, new_ranking_model
 from isthmus.training.retrieval import selection_value
 from isthmus.training.runs import (
     SETTINGS,
@@ -126,6 +126,11 @@ class RankingRun:
         """Of each domain's negatives, the share that the model was trained on."""
         return kept_shares(self.dataset, self.settings.training)
 
+    @property
+    def trained_domains(self) -> tuple[int, ...]:
+        """Numbers of the domains whose rows it was trained on, ascending."""
+        return domain_numbers(self.dataset, self.settings.training.domains, "training.domains")
+
     @classmethod
     def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "RankingRun":
         """Open the run folder of a click model; arguments and errors are those of `open_run`."""
@@ -141,10 +146,12 @@ class RankingRun:
     def evaluate(self, split: Split = "test") -> RankingResult:
         """Score every held-out row of a split; the result is also written to `evaluation/SPLIT.parquet`.
 
-        Where a share of the negatives was trained on, logits are corrected for it.
+        Rows of domains that were not trained on are left out. Where a share of the negatives was trained on, logits are
+        corrected for it.
         """
-        logit = score_impressions(self.model, self.dataset, split, self.settings.ranking.fields)
-        result = evaluate_ranking(logit, self.dataset, split)
+        domains = self.trained_domains
+        logit = score_impressions(self.model, self.dataset, split, self.settings.ranking.fields, domains=domains)
+        result = evaluate_ranking(logit, self.dataset, split, domains=domains)
         corrected = corrected_for_sampling(result.logit, result.domain, self.kept_shares)
         result = replace(result, logit=corrected)
         save_ranking(self.saved(result, split), self.result_file(split))
@@ -158,8 +165,8 @@ class RankingRun:
         """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
         from isthmus.serving.score import score_file
 
-        fields = self.settings.ranking.fields
-        return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares)
+        fields, domains = self.settings.ranking.fields, self.trained_domains
+        return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares, domains=domains)
 
     def validation_value(self) -> float:
         """What settings are chosen by: AUC on validation, the mean over the domains that were trained for."""

@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 an audit found something wrong, 2 something the user can p
 
 import argparse
 import errno
-import json
 import os
 import sys
 import warnings
@@ -19,6 +18,7 @@ import isthmus
 from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 from isthmus.experiments import EXPERIMENTS
+from isthmus.files import json_text
 
 VERBS = {
     "ingest": "turn a public data set's own files into a log and its declaration",
@@ -201,10 +201,10 @@ def run_verb(given: argparse.Namespace) -> int:
             print(f"{given.run}: see {given.run / 'report.md'}; next: isthmus evaluate {given.run}")
         case "evaluate":
             summary = isthmus.evaluate(given.run, given.split, dataset=given.dataset, device=given.device)
-            print(json.dumps(summary.to_dict(), indent=1) if given.json else summary.to_markdown())
+            print(json_text(summary.to_dict()) if given.json else summary.to_markdown())
         case "compare":
             comparison = isthmus.compare(given.a, given.b, given.split)
-            print(json.dumps(comparison.to_dict(), indent=1) if given.json else comparison.to_markdown())
+            print(json_text(comparison.to_dict()) if given.json else comparison.to_markdown())
         case "tune":
             isthmus.tune(given.dataset, given.out, given.settings, given.search)
             print(f"next: isthmus train {given.dataset} RUN --settings {given.out / 'best.yaml'}")
@@ -269,7 +269,7 @@ def _recommend(given: argparse.Namespace) -> None:
         raise InputError(f"recommend: say with --domain which domain; declared are {', '.join(names)}")
     answer = run.recommend(given.domain, user=given.user, history=given.history, k=given.k)
     if given.json:
-        print(json.dumps(answer.to_dict(), indent=1, ensure_ascii=False))
+        print(json_text(answer.to_dict()))
         return
     print(f"domain {answer.domain}, by {answer.basis}")
     if answer.unknown_items:

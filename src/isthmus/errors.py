@@ -17,6 +17,16 @@ class InputError(ValueError):
     """
 
 
+class DivergedError(InputError):
+    """Training left the numbers that can be computed with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "training diverged: a loss or a score is not a finite number; lower training.learning_rate and "
+            "training.network_learning_rate, and look for fields with very large values"
+        )
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word nearest to `word`, or an empty text."""
     nearest = get_close_matches(word, list(known), n=1)

@@ -1,6 +1,8 @@
 """Files that are whole or as they were, YAML read with its mistakes named, and Markdown tables."""
 
 import fcntl
+import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,3 +112,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_
     """A Markdown table whose columns but the first `num_left` stand to the right."""
     rule = [*["---"] * num_left, *["---:"] * (len(header) - num_left)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
+
+
+def plain(value: Any) -> Any:
+    """The value with `null` for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: Any) -> str:
+    """The value as JSON to read, numbers that JSON does not have as `null`."""
+    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)

@@ -15,6 +15,18 @@ COUNTED_TOGETHER = 64  # rows, so that what is compared stays in the cache
 BLOCK_ELEMENTS = 1 << 22  # random numbers held at a time: 32 MiB
 
 
+class NaNError(ValueError):
+    """A score is NaN, which would compare as neither above nor below."""
+
+    def __init__(self) -> None:
+        super().__init__("a score is NaN")
+
+
+def told_apart(user: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+    """Users by number, in which 0 is of any whom nobody numbered: each such row becomes a user of its own."""
+    return torch.where(user == 0, user.max() + torch.arange(1, user.numel() + 1), user) if user.numel() else user
+
+
 def rank_of_positive(score: Float[Tensor, "row candidate"], positive: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
     """Rank, from 1, of each row's positive among its candidates; of equal scores the lower column comes first.
 
@@ -25,10 +37,10 @@ def rank_of_positive(score: Float[Tensor, "row candidate"], positive: Int[Tensor
         positive: column of the row's positive.
 
     Raises:
-        ValueError: a score is NaN, which would compare as neither above nor below.
+        NaNError: a score is NaN.
     """
     if score.numel() and bool(score.max().isnan()):  # a maximum is NaN where any value is
-        raise ValueError("a score is NaN")
+        raise NaNError
     column = positive[:, None]
     own = score.gather(1, column)
     above, at_least = count_above(score, own)
@@ -101,7 +113,7 @@ def auc(score: Float[Tensor, " row"], label: Bool[Tensor, " row"]) -> Float[Tens
     """Probability that a positive row scores above a negative one, ties counting half; NaN with one class only.
 
     Raises:
-        ValueError: a score is NaN.
+        NaNError: a score is NaN.
     """
     return auc_by_group(score, label, torch.zeros_like(label, dtype=torch.int64), 1)[0]
 
@@ -112,10 +124,10 @@ def auc_by_group(
     """AUC within each group (a domain, a user); NaN where a group has one class only.
 
     Raises:
-        ValueError: a score is NaN, or a group number is not in 0..num_groups - 1.
+        ValueError: a score is NaN (NaNError), or a group number is not in 0..num_groups - 1.
     """
     if bool(score.isnan().any()):
-        raise ValueError("a score is NaN")
+        raise NaNError
     _require_numbers(group, num_groups, "group")
     ordered, order = score.sort()
     if num_groups > 1:

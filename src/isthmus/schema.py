@@ -4,9 +4,18 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
+
+def fit_for_a_name(name: str) -> str:
+    """The name, which files and folders are called by."""
+    if not name or any(letter in name for letter in "/\\\0"):
+        raise ValueError(f"{name!r} is no name: it must have a letter, and no '/', no '\\' and no zero byte")
+    return name
+
+
+Name = Annotated[str, AfterValidator(fit_for_a_name)]
+OVER_DOMAINS = ("macro", "traffic-weighted")  # what an evaluation calls its means over domains
 EVENT_COLUMNS = (
     "user",
     "item",
@@ -15,6 +24,7 @@ EVENT_COLUMNS = (
     "candidates",
     "label",
     "fold",
+    "user_number",
 )  # what a dataset stores of every event
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scope = Literal["own", "other", "all"]
@@ -306,6 +316,8 @@ class Schema(Declared):
             raise ValueError(f"unknown_domain: {self.unknown_domain!r} is not a declared domain")
         if "error" in declared:
             raise ValueError("domains: 'error' cannot be a domain's name")
+        for name in declared & set(OVER_DOMAINS):
+            raise ValueError(f"domains.{name}: an evaluation calls its mean over domains so; give another name")
         seen: set[str] = set()
         vocabulary_of_table: dict[str, str] = {}
         for field in self.fields:

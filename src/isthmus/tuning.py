@@ -10,10 +10,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isthmus.api import train
-from isthmus.errors import InputError, explain
+from isthmus.data.dataset import Dataset
+from isthmus.errors import DivergedError, InputError, explain
 from isthmus.files import markdown_table, read_yaml, write_text
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings
-from isthmus.training.runs import remove_weights
+from isthmus.training.runs import DatasetRecord, remove_weights
 
 BEST_SETTINGS, TRIALS, VALUE = "best.yaml", "trials", "value.json"
 
@@ -86,18 +87,20 @@ def tune(
 ) -> AnyRunSettings:
     """Train with each tried setting in `out`/trials/N; gives the settings of the best validation value.
 
-    Finished trials are kept and not trained again: a search that was stopped goes on where it was. Writes
-    `out`/best.yaml, which `isthmus train --settings` takes, and `out`/trials.md.
+    Finished trials are kept and not trained again: a search that was stopped goes on where it was. A trial whose
+    training diverges counts as one and has no value. Writes `out`/best.yaml, which `isthmus train --settings` takes,
+    and `out`/trials.md.
 
     Raises:
-        InputError: a searched key is no setting, or a folder of `out` holds trials of another search.
+        InputError: a searched key is no setting, a folder of `out` holds trials of another search or another dataset,
+            or every trial diverged.
     """
-    tried: list[tuple[dict[str, Any], float]] = []
+    tried: list[tuple[dict[str, Any], float | None]] = []
 
-    def attempt(chosen: dict[str, Any]) -> float:
+    def attempt(chosen: dict[str, Any]) -> float | None:
         value = run_trial(dataset, out / TRIALS / str(len(tried)), base, chosen)
         tried.append((chosen, value))
-        say(f"trial {len(tried)}: {value:.4f}  {_in_words(chosen)}")
+        say(f"trial {len(tried)}: {_shown(value, 4)}  {_in_words(chosen)}")
         return value
 
     match search.sampler:
@@ -111,29 +114,40 @@ def tune(
             study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=search.seed))
             for _ in range(search.trials):
                 trial = study.ask()
-                study.tell(trial, attempt({key: _suggest(trial, key, place) for key, place in search.space.items()}))
+                value = attempt({key: _suggest(trial, key, place) for key, place in search.space.items()})
+                study.tell(trial, value, state=optuna.trial.TrialState.FAIL if value is None else None)
         case other:
             assert_never(other)
-    best, best_value = max(tried, key=lambda one: one[1])
+    finished = [(value, chosen) for chosen, value in tried if value is not None]
+    if not finished:
+        raise InputError(f"{out}: every trial diverged; search lower learning rates, in a new folder")
+    best_value, best = max(finished, key=lambda one: one[0])
     settings = with_values(base, best)
     write_text(out / BEST_SETTINGS, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-    rows = [[str(n), f"{value:.5f}", *map(str, chosen.values())] for n, (chosen, value) in enumerate(tried)]
+    rows = [[str(n), _shown(value, 5), *map(str, chosen.values())] for n, (chosen, value) in enumerate(tried)]
     write_text(out / "trials.md", markdown_table(["trial", "validation", *search.space], rows) + "\n")
     say(f"best: {best_value:.4f}  {_in_words(best)}; settings in {out / BEST_SETTINGS}")
     return settings
 
 
-def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, Any]) -> float:
-    """The validation value of one choice: trained now, or read where the folder has it already."""
+def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, Any]) -> float | None:
+    """The validation value of one choice, None where its training diverges: found now, or read where the folder has it.
+
+    Raises:
+        InputError: the folder holds a trial of other settings, or of another dataset.
+    """
     settings = with_values(base, chosen)
     file = folder / VALUE
     if file.is_file():
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["settings"] != settings.model_dump(mode="json"):
             raise InputError(f"{folder}: holds a trial of another search; give a new folder")
-        return float(kept["value"])
-    run = train(dataset, folder, settings, say=lambda _: None)
-    value = run.validation_value()
+        DatasetRecord.read(folder).require(Dataset.open(dataset))
+        return None if kept["value"] is None else float(kept["value"])
+    try:
+        value: float | None = train(dataset, folder, settings, say=lambda _: None).validation_value()
+    except DivergedError:
+        value = None
     write_text(file, json.dumps({"value": value, "settings": settings.model_dump(mode="json")}, indent=1) + "\n")
     remove_weights(folder)
     return value
@@ -170,6 +184,10 @@ def _suggest(trial: Any, key: str, place: Choices | Range) -> Any:
             return trial.suggest_int(key, low, high, log=log)
         case Range(low=low, high=high, log=log):
             return trial.suggest_float(key, low, high, log=log)
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "diverged" if value is None else f"{value:.{digits}f}"
 
 
 def _in_words(chosen: Mapping[str, Any]) -> str:

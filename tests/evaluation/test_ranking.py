@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.metrics import log_loss, roc_auc_score
 
 from isthmus.data.dataset import Dataset
+from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import (
     RankingResult,
@@ -22,11 +24,13 @@ from isthmus.evaluation.ranking_summary import (
     SavedRanking,
     compare_rankings,
     load_ranking,
+    paired,
     resampled,
     save_ranking,
     summarise_ranking,
     weighted_auc,
 )
+from isthmus.metrics import told_apart
 from isthmus.schema import FieldSpec
 
 NAMES = ("a", "b")
@@ -161,6 +165,90 @@ def test_a_better_scoring_is_told_apart_and_an_equal_one_is_not() -> None:
     assert row.test.p_value < 0.05
     same = compare_rankings(SavedRanking(result, NAMES, "test"), SavedRanking(result, NAMES, "test"), num_resamples=20)
     assert all(row.test.p_value == 1 for row in same.rows)
+
+
+def new_users_log(folder: Path) -> Dataset:
+    """Domain b has rows of all users, domain a's test rows are of 40 users whom training does not know, four a user."""
+    lines = ["user,item,domain,time,label"]
+    for user in range(60):
+        lines += [f"old{user},i{(user + n) % 7},{'ab'[n % 2]},{100 * n + user},{(user + n) % 2}" for n in range(8)]
+    for user in range(40):
+        lines += [f"new{user},i{n},a,{10_000 + 4 * user + n},{n % 2}" for n in range(4)]
+    folder.mkdir()
+    (folder / "events.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    declared = {
+        "name": "new users",
+        "events": {
+            **{name: name for name in ("user", "item", "domain", "time")},
+            "files": ["events.csv"],
+            "positive": {"column": "label"},
+        },
+        "domains": {"a": {}, "b": {}},
+        "fields": [{"name": name, "side": name, "kind": "id"} for name in ("user", "item")],
+        "split": {"by": "time", "valid": 0.1, "test": 0.25},
+        "ranking": {"negatives": "explicit"},
+    }
+    (folder / "log.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
+    return prepare(folder / "log.yaml", folder / "dataset")
+
+
+def test_users_whom_training_does_not_know_are_told_apart(tmp_path: Path) -> None:
+    dataset = new_users_log(tmp_path / "log")
+    assert dataset.impressions is not None
+    test = dataset.impressions["test"]
+    assert int((test.user_row == 0).sum()) == 160
+    assert (test.who[test.user_row > 0] == test.user_row[test.user_row > 0]).all()
+    counts = np.unique(test.who[test.user_row == 0], return_counts=True)
+    assert len(counts[0]) == 40
+    assert set(counts[1]) == {4}
+    assert counts[0].min() >= dataset.num_users
+    # One score a user: within a user nothing is known, over users much, since some have more of it.
+    logit = torch.from_numpy(test.who.astype(float))
+    result = evaluate_ranking(logit, dataset, "test").select(torch.from_numpy(test.user_row == 0))
+    metrics = ranking_metrics(result, ("a", "b"))["a"]
+    assert metrics["grouped_auc"] == pytest.approx(0.5)
+    summary = summarise_ranking(SavedRanking(result, ("a", "b"), "test"), num_resamples=20)
+    group = summary.slices["all rows"][0]
+    assert group.num_users == 40
+    assert group.intervals["log_loss"].low < group.intervals["log_loss"].high
+    retrieval = dataset.events["test"]
+    assert len(np.unique(retrieval.who[retrieval.user_row == 0])) == 40
+
+
+def test_rows_of_users_whom_nobody_numbered_are_users_of_their_own() -> None:
+    assert told_apart(torch.tensor([3, 0, 3, 0])).tolist() == [3, 5, 3, 7]
+    assert told_apart(torch.tensor([], dtype=torch.int64)).tolist() == []
+    result = result_of(rows=40)
+    nobody = replace(result, user_row=torch.zeros(40, dtype=torch.int64))
+    with pytest.warns(UserWarning, match="having no value: a, b"):
+        assert np.isnan(ranking_metrics(nobody, NAMES)["macro"]["grouped_auc"])
+
+
+def test_what_has_no_value_has_no_p(tmp_path: Path) -> None:
+    result = result_of(rows=80)
+    saved = SavedRanking(replace(result, label=torch.where(result.domain == 0, 0, result.label)), NAMES, "test")
+    with pytest.warns(UserWarning, match="having no value: a"):
+        compared = compare_rankings(saved, saved, num_resamples=20)
+    with pytest.warns(UserWarning, match="having no value: a"):
+        metrics = ranking_metrics(saved.result, NAMES)
+    rows = {(row.metric, row.group): row for row in compared.rows}
+    assert np.isnan(rows["auc", "a"].test.p_value)
+    assert rows["auc", "b"].test.p_value == 1
+    assert rows["log_loss", "a"].test.p_value == 1
+    assert np.isnan(metrics["a"]["calibration"])
+    assert metrics["macro"]["calibration"] == metrics["b"]["calibration"]
+    some = paired(0.1, torch.tensor([0.1, float("nan"), 0.2], dtype=torch.float64))
+    assert some.p_value == pytest.approx(2 / 3)
+
+
+def test_two_are_compared_in_the_domains_that_both_were_trained_on() -> None:
+    result = result_of(rows=80)
+    alone = SavedRanking(result.select(result.domain == 1), NAMES, "test")
+    rows = compare_rankings(SavedRanking(result, NAMES, "test"), alone, num_resamples=5).rows
+    assert {row.group for row in rows} == {"b", "macro"}
+    other = SavedRanking(result.select(result.domain == 0), NAMES, "test")
+    with pytest.raises(InputError, match="not over the same rows"):
+        compare_rankings(other, alone, num_resamples=5)
 
 
 def test_other_rows_are_refused(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from isthmus.cli import main
 from isthmus.data.dataset import Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
-from isthmus.errors import InputError
+from isthmus.errors import DivergedError, InputError
 from isthmus.evaluation.ranking import ranking_metrics, score_impressions
 from isthmus.evaluation.ranking_summary import RankingSummary
+from isthmus.metrics import auc
 from isthmus.serving.score import score_file
 from isthmus.settings import RankingRunSettings, read_any_settings
 from isthmus.training.checkpoint import write_checkpoint
+from isthmus.training.epochs import named_divergence
 
 SMALL = {"embedding_dim": 4, "latent_dim": 8, "tower_dims": [8]}
 MMOE = {"kind": "mmoe", "hidden_dims": [8], "num_experts": 2, "norm": "none"}
@@ -96,6 +98,29 @@ def test_one_domain_alone_is_trained_and_validated_on_its_rows(labelled: Dataset
     assert lines[0]["loss"]["shop"] is None
     assert lines[0]["loss"]["video"] > 0
     assert run.validation_value() > 0.4
+
+
+def test_a_domain_that_was_not_trained_on_is_not_judged_nor_scored(labelled: Dataset, tmp_path: Path) -> None:
+    run = trained(labelled, tmp_path / "run", "fm", epochs=1, domains=["news"])
+    result = run.evaluate("test")
+    number = labelled.schema.domain_number("news")
+    assert set(result.domain.tolist()) == {number}
+    assert labelled.impressions is not None
+    assert result.label.numel() == int((labelled.impressions["test"].domain == number).sum())
+    every = score_impressions(run.model, labelled, "test", None)
+    assert torch.equal(result.logit, every[torch.from_numpy(labelled.impressions["test"].domain == number)])
+    (tmp_path / "rows.csv").write_text("user_id,item_id,domain,time\nu,i,shop,9e9\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has rows of shop, and the model was trained on news alone"):
+        run.score(tmp_path / "rows.csv", tmp_path / "out.parquet")
+    with pytest.raises(InputError, match=r"ends in \.parquet"):
+        run.score(tmp_path / "rows.csv", tmp_path / "out.csv")
+
+
+def test_training_that_diverges_says_so(labelled: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="training diverged"):
+        trained(labelled, tmp_path / "run", "ctr", learning_rate=1e38, network_learning_rate=1e38)
+    with pytest.raises(DivergedError, match="training diverged"), named_divergence():
+        auc(torch.tensor([float("nan")]), torch.tensor([True]))
 
 
 def test_balance_and_order_and_share_change_the_steps(labelled: Dataset, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from isthmus.api import Run, train
 from isthmus.backbones.settings import ADISettings, DNNSettings
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
+from isthmus.files import plain
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.settings import RunSettings
 from isthmus.training.epochs import EpochReport
@@ -25,7 +26,6 @@ from isthmus.training.runs import (
     fit_budget,
     initial_bias,
     new_model,
-    plain,
     train_in_folder,
     write_metrics,
 )

@@ -9,6 +9,9 @@
     fields/FIELD.values.npy, FIELD.offsets.npy      a list a row (multi-valued, sequence)
     events/SPLIT/{user,item,domain}.npy, time.npy where there is a clock, FIELD.* for context fields
                                 positives, sorted by domain, then user, then time; SPLIT is train, valid or test
+    events/SPLIT/user_number.npy, impressions/SPLIT/user_number.npy
+                                where the split has users whom training does not know: `user`, or of those a number
+                                of their own above all rows of the vocabulary
     events/SPLIT/candidates.npy optional; int32 item rows, one line an event, -1 past a list's end; rows in ascending
                                 order, so that ties never know which candidate is the positive
     impressions/SPLIT/{user,item,domain,label}.npy, time.npy, FIELD.*
@@ -66,6 +69,8 @@ class Events:
         context: the columns of context fields, of labelled rows those of side `row` too.
         label: 0 or 1; None: all are positives.
         fold: of labelled rows without a clock; -1: knows all of training.
+        user_number: `user_row`, and a number above all of them for each user whom training does not know; None: there
+            is no such user.
         outcomes: of labelled training rows, by column, the numbers beside the label that statistics are means of.
     """
 
@@ -78,6 +83,12 @@ class Events:
     label: Column | None = None
     fold: Column | None = None
     outcomes: Mapping[str, Column] = field(default_factory=dict)
+    user_number: Column | None = None
+
+    @property
+    def who(self) -> Column:
+        """A number for each row's user, whether training knows him or not."""
+        return self.user_row if self.user_number is None else self.user_number
 
     @property
     def num_rows(self) -> int:
@@ -213,6 +224,7 @@ class Dataset:
                 candidates=optional(f"{folder}/candidates.npy"),
                 label=optional(f"{folder}/label.npy"),
                 fold=optional(f"{folder}/fold.npy"),
+                user_number=optional(f"{folder}/user_number.npy"),
                 outcomes={
                     name: column(f"{folder}/outcomes/{name}.npy")
                     for name in schema.outcome_columns

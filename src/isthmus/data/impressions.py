@@ -36,9 +36,11 @@ class LabelledRows:
     statistics: Mapping[str, Column]
 
 
-def write_rows(files: DatasetFiles, folder: str, rows: Taken) -> None:
-    """Write who took, or was shown, what."""
+def write_rows(files: DatasetFiles, folder: str, rows: Taken, user_number: Int[np.ndarray, " row"]) -> None:
+    """Write who took, or was shown, what; `user_number` also tells those users apart whom training does not know."""
     files.array(f"{folder}/user", rows.user)
+    if (rows.user == 0).any():
+        files.array(f"{folder}/user_number", user_number)
     files.array(f"{folder}/item", rows.item)
     files.array(f"{folder}/domain", rows.domain)
     if rows.time is not None:
@@ -218,14 +220,19 @@ def write_impressions(
     parts: Mapping[Split, LabelledRows],
     of_event: Mapping[str, Column | Lists],
     outcomes: Mapping[str, np.ndarray],
+    user_number: Int[np.ndarray, " row"],
 ) -> dict[str, Any]:
-    """Write the labelled rows; gives their counts by split and domain."""
+    """Write the labelled rows; gives their counts by split and domain.
+
+    Args:
+        user_number: of every row of the log that counts.
+    """
     counts: dict[str, Any] = {}
     for name, outcome in outcomes.items():
         files.array(f"impressions/train/outcomes/{name}", outcome[parts["train"].source])
     for split, part in parts.items():
         folder = f"impressions/{split}"
-        write_rows(files, folder, part.rows)
+        write_rows(files, folder, part.rows, user_number[part.source])
         files.array(f"{folder}/label", part.label)
         if part.fold is not None:
             files.array(f"{folder}/fold", part.fold)

@@ -31,7 +31,7 @@ from isthmus.data.splits import (
 )
 from isthmus.data.statistics import count_items
 from isthmus.data.tables import Connection, connect
-from isthmus.data.vocabularies import Vocabulary, row_of_code
+from isthmus.data.vocabularies import Vocabulary, number_of_code, row_of_code
 from isthmus.data.write import DatasetFiles, new_folder
 from isthmus.errors import InputError
 from isthmus.schema import Schema
@@ -69,6 +69,7 @@ def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> N
     rows = Taken(
         row_of_user[labelled.taken.user], row_of_item[labelled.taken.item], labelled.taken.domain, labelled.taken.time
     )
+    user_number = number_of_code(row_of_user)[labelled.taken.user]
     num_items, num_domains = int(row_of_item.max()) + 1, len(schema.domains)
     taken = split == TRAIN
     item_count = count_items(rows.item[taken], rows.domain[taken], num_items=num_items, num_domains=num_domains)
@@ -108,7 +109,7 @@ def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> N
         ours = np.flatnonzero(split == number)
         order = by_domain_user_time(rows.select(ours))
         chosen = rows.select(ours[order])
-        write_rows(files, f"events/{split_name}", chosen)
+        write_rows(files, f"events/{split_name}", chosen, user_number[ours[order]])
         for name in sorted(context):
             files.column(f"events/{split_name}/{name}", take(of_event[name], ours[order]))
         if split_name in candidates:
@@ -130,7 +131,7 @@ def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> N
         numbers |= add_statistics(
             schema, parts, of_side, of_event, labelled.outcomes, num_users=users.size, num_items=num_items
         )
-        impressions = write_impressions(files, schema, parts, of_event, labelled.outcomes)
+        impressions = write_impressions(files, schema, parts, of_event, labelled.outcomes, user_number)
     is_positive = everything.is_positive
     files.manifest(
         {

@@ -39,3 +39,11 @@ def row_of_code(training_codes: Int[np.ndarray, " row"], num_codes: int) -> Int[
     is_used = np.zeros(num_codes, bool)
     is_used[training_codes] = True
     return np.where(is_used, np.cumsum(is_used), 0).astype(np.int32)
+
+
+def number_of_code(row_of_code: Int[np.ndarray, " code"]) -> Int[np.ndarray, " code"]:
+    """A number for each code and for no other: its vocabulary row, or above all of them where it has none."""
+    unknown = np.flatnonzero(row_of_code == 0)
+    number = row_of_code.copy()
+    number[unknown] = row_of_code.max(initial=0) + 1 + np.arange(len(unknown))
+    return number

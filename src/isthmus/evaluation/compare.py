@@ -24,12 +24,17 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same rows; a difference is a - b."""
+    """Two runs on the same rows; a difference is a - b.
+
+    Attributes:
+        how: what the figures are, and what the test resamples.
+    """
 
     name_a: str
     name_b: str
     split: str
     rows: tuple[Compared, ...]
+    how: str = "means over users, paired by user"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -63,7 +68,7 @@ class Comparison:
             ]
             for row in self.rows
         ]
-        head = f"Split {self.split}; a is {self.name_a}, b is {self.name_b}; means over users, paired by user."
+        head = f"Split {self.split}; a is {self.name_a}, b is {self.name_b}; {self.how}."
         return f"{head}\n\n{markdown_table(header, rows, num_left=2)}"
 
 

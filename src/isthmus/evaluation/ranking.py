@@ -1,7 +1,7 @@
 """Judging a click model: every held-out labelled row scored, and what these scores are worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Dataset, Split
 from isthmus.data.features import RankingReader
 from isthmus.domains import DomainSlices
-from isthmus.metrics import auc_by_group, domain_means, macro_mean
+from isthmus.metrics import auc_by_group, domain_means, macro_mean, told_apart
+from isthmus.schema import OVER_DOMAINS
 
 BLOCK = 4096
 NUM_BINS = 10
 METRICS = ("auc", "grouped_auc", "log_loss", "calibration", "calibration_error")
-MACRO = "macro"
+MACRO = OVER_DOMAINS[0]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RankingResult:
     """A line a held-out labelled row, in the order of the dataset's impressions.
 
     Attributes:
+        user_row: the user's row in the vocabulary; of one whom training does not know, a number above all of them.
         label: 1 for a positive, 0 for a negative.
         logit: a sigmoid of it is the predicted probability.
         user_rows, item_rows: training rows of the user, and of the item, in the row's domain.
@@ -73,8 +75,14 @@ def score_impressions(
     return logits
 
 
-def evaluate_ranking(logit: Float[Tensor, " row"], dataset: Dataset, split: Split) -> RankingResult:
-    """The scored rows of a split, with how much training knows of each one's user and item."""
+def evaluate_ranking(
+    logit: Float[Tensor, " row"], dataset: Dataset, split: Split, *, domains: Sequence[int] | None = None
+) -> RankingResult:
+    """The scored rows of a split, with how much training knows of each one's user and item.
+
+    Args:
+        logit: of the rows of `domains`, in their order; None: of all.
+    """
     assert dataset.impressions is not None
     events, train = dataset.impressions[split], dataset.impressions["train"]
     assert events.label is not None
@@ -88,15 +96,17 @@ def evaluate_ranking(logit: Float[Tensor, " row"], dataset: Dataset, split: Spli
         )
         return column(np.where(row > 0, count[events.domain.astype(np.int64) * num_rows + row], 0))
 
-    return RankingResult(
+    asked = np.isin(events.domain, range(dataset.num_domains) if domains is None else domains)
+    everything = RankingResult(
         domain=column(events.domain),
-        user_row=column(events.user_row),
+        user_row=column(events.who),
         item_row=column(events.item_row),
         label=column(events.label),
-        logit=logit.double(),
+        logit=torch.full((events.num_rows,), torch.nan, dtype=torch.float64),
         user_rows=known(train.user_row, events.user_row, dataset.num_users),
         item_rows=known(train.item_row, events.item_row, dataset.num_items),
     )
+    return replace(everything.select(torch.from_numpy(asked)), logit=logit.double())
 
 
 def ranking_metrics(result: RankingResult, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -104,14 +114,17 @@ def ranking_metrics(result: RankingResult, names: Sequence[str]) -> dict[str, di
 
     auc: of all rows of the domain. grouped_auc: of each user's rows in the domain, weighted by their number; users with
     rows of one label are left out. log_loss: nats a row. calibration: mean predicted probability by the share of
-    positives; 1 is right. calibration_error: over ten bins of equal size, mean distance of the two.
+    positives; 1 is right, NaN without a positive. calibration_error: over ten bins of equal size, mean distance of the
+    two.
     """
+    label_mean = domain_means(result.label.double(), result.domain, len(names))
     values = {
         "auc": auc_by_group(result.logit, result.label > 0, result.domain, len(names)),
         "grouped_auc": grouped_auc(result, len(names)),
         "log_loss": domain_means(row_log_loss(result.logit, result.label), result.domain, len(names)),
+        # Without a positive there is no ratio to its share.
         "calibration": domain_means(result.logit.sigmoid(), result.domain, len(names))
-        / domain_means(result.label.double(), result.domain, len(names)),
+        / torch.where(label_mean == 0, float("nan"), label_mean),
         "calibration_error": torch.stack(
             [calibration_error(result.select(result.domain == number)) for number in range(len(names))]
         ),
@@ -134,10 +147,11 @@ def grouped_auc(result: RankingResult, num_domains: int) -> Float[Tensor, " doma
     """Mean of the AUC within each user's rows in a domain, weighted by the number of rows (impressions)."""
     if not result.label.numel():
         return torch.full((num_domains,), float("nan"), dtype=torch.float64)
-    key = result.domain * (int(result.user_row.max()) + 1) + result.user_row
+    user = told_apart(result.user_row)
+    key = result.domain * (int(user.max()) + 1) + user
     distinct, group, count = torch.unique(key, return_inverse=True, return_counts=True)
     value = auc_by_group(result.logit, result.label > 0, group, distinct.numel())
-    domain = distinct // (int(result.user_row.max()) + 1)
+    domain = distinct // (int(user.max()) + 1)
     weight = torch.where(value.isnan(), 0, count).double()
     total = torch.zeros(num_domains, dtype=torch.float64).index_add_(0, domain, weight * value.nan_to_num())
     return total / torch.zeros(num_domains, dtype=torch.float64).index_add_(0, domain, weight)

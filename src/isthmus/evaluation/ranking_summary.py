@@ -1,6 +1,7 @@
 """What an evaluation of a click model says, and two of them compared: by domain, with intervals over users."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from isthmus.evaluation.compare import Compared, Comparison
 from isthmus.evaluation.ranking import MACRO, METRICS, RankingResult, ranking_metrics, row_log_loss
 from isthmus.evaluation.result_files import read_columns, read_meaning, write_columns
 from isthmus.files import markdown_table
-from isthmus.metrics import Interval, PairedTest, auc_by_group
+from isthmus.metrics import Interval, PairedTest, auc_by_group, told_apart
 
 COLD_ROWS = 5
 NUM_RESAMPLES = 1000
@@ -171,7 +172,7 @@ def summarise_ranking(saved: SavedRanking, *, num_resamples: int = NUM_RESAMPLES
             if name == "all rows" and own.label.numel():
                 samples = resampled([own.logit], own, saved.domain_names, num_resamples=num_resamples)
                 intervals = {m: _interval(metrics[domain][m], values[0]) for m, values in samples.items()}
-            users = torch.unique(torch.stack([own.domain, own.user_row]), dim=1).shape[1]
+            users = torch.unique(torch.stack([own.domain, told_apart(own.user_row)]), dim=1).shape[1]
             lines.append(
                 RankingGroup(domain, own.label.numel(), int(own.label.sum()), users, metrics[domain], intervals)
             )
@@ -184,10 +185,14 @@ def compare_rankings(
 ) -> Comparison:
     """Test AUC, grouped AUC and log loss in each domain and in the macro mean, on the same resampled users.
 
+    Domains that only one of the two was trained on are left out.
+
     Raises:
-        InputError: the two are not over the same rows.
+        InputError: the two are not over the same rows, or have no domain in common.
     """
-    if a.domain_names != b.domain_names or a.split != b.split or not _same_rows(a.result, b.result):
+    shared = sorted(set(a.result.domain.tolist()) & set(b.result.domain.tolist()))
+    a, b = (replace(one, result=one.result.select(_is_in(one.result.domain, shared))) for one in (a, b))
+    if not shared or a.domain_names != b.domain_names or a.split != b.split or not _same_rows(a.result, b.result):
         raise InputError(f"{name_a} and {name_b} are not over the same rows; evaluate both on one split of one dataset")
     names = a.domain_names
     values_a, values_b = ranking_metrics(a.result, names), ranking_metrics(b.result, names)
@@ -202,14 +207,21 @@ def compare_rankings(
             ours, theirs = values_a[domain][metric], values_b[domain][metric]
             test = paired(ours - theirs, samples[metric][0] - samples[metric][1])
             rows.append(Compared(metric, domain, ours, theirs, test))
-    return Comparison(name_a, name_b, a.split, tuple(rows))
+    return Comparison(name_a, name_b, a.split, tuple(rows), "intervals and p from resampling users, the same for both")
 
 
 def paired(difference: float, samples: Float[Tensor, " resample"]) -> PairedTest:
-    """The difference with its interval; p is twice the share of resampled differences on the other side of 0."""
+    """The difference with its interval; p is twice the share of resampled differences on the other side of 0.
+
+    A resample in which the metric has no value, such as the AUC of rows of one label, does not count; where it has none
+    on the rows themselves, p is NaN.
+    """
     interval = _interval(difference, samples)
-    share = min(float((samples <= 0).double().mean()), float((samples >= 0).double().mean()))
-    return PairedTest(interval, min(1.0, 2 * (share * samples.numel() + 1) / (samples.numel() + 1)))
+    known = samples[~samples.isnan()]
+    if math.isnan(difference) or not known.numel():
+        return PairedTest(interval, float("nan"))
+    share = min(float((known <= 0).double().mean()), float((known >= 0).double().mean()))
+    return PairedTest(interval, min(1.0, 2 * (share * known.numel() + 1) / (known.numel() + 1)))
 
 
 def resampled(
@@ -225,7 +237,7 @@ def resampled(
 
     A user's rows of all domains go together, since they vary together. The same result always gives the same numbers.
     """
-    _, user = torch.unique(result.user_row, return_inverse=True)
+    _, user = torch.unique(told_apart(result.user_row), return_inverse=True)
     num_users = int(user.max()) + 1
     rng = np.random.default_rng(seed)
     domains = [d for d in range(len(names)) if bool((result.domain == d).any())]
@@ -294,6 +306,10 @@ def _interval(estimate: float, samples: Tensor) -> Interval:
         return Interval(estimate, float("nan"), float("nan"), float("nan"))
     low, high = known.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(estimate, low, high, float(known.std()))
+
+
+def _is_in(domain: Tensor, wanted: Sequence[int]) -> Tensor:
+    return torch.isin(domain, torch.tensor(wanted, dtype=domain.dtype))
 
 
 def _same_rows(a: RankingResult, b: RankingResult) -> bool:

@@ -75,6 +75,7 @@ class RetrievalResult:
     """One line a held-out positive.
 
     Attributes:
+        user_row: the user's row in the vocabulary; of one whom training does not know, a number above all of them.
         known: how many positives the row's user was known to have in the domain.
         item_count: how often training took the row's item in the domain; 0: never.
         metrics: values by name; `recall@k` and `ndcg@k` are against the given candidates, `corpus_recall@k` and
@@ -136,7 +137,7 @@ def evaluate_retrieval(
     item_column = np.asarray(events.item_row, dtype=np.int64)
     return RetrievalResult(
         domain=torch.from_numpy(domain_column),
-        user_row=torch.from_numpy(np.asarray(events.user_row, dtype=np.int64)),
+        user_row=torch.from_numpy(np.asarray(events.who, dtype=np.int64)),
         item_row=torch.from_numpy(item_column),
         known=torch.cat([torch.empty(0, dtype=torch.int64), *num_known]),
         item_count=torch.from_numpy(np.asarray(dataset.item_count[domain_column, item_column])),

@@ -14,13 +14,14 @@ from isthmus.errors import InputError
 from isthmus.evaluation.result_files import read_columns, read_meaning, write_columns
 from isthmus.evaluation.retrieval import RetrievalResult
 from isthmus.files import markdown_table
-from isthmus.metrics import Interval, bootstrap_interval
+from isthmus.metrics import Interval, bootstrap_interval, told_apart
+from isthmus.schema import OVER_DOMAINS
 
 COLD_USER_POSITIVES = 4
 COLD_ITEM_POSITIVES = 5
 MANY_USERS = 100_000  # above, resampling takes minutes and gives the normal interval
 KEYS = ("domain", "user_row", "item_row", "known", "item_count")
-MACRO, TRAFFIC = "macro", "traffic-weighted"
+MACRO, TRAFFIC = OVER_DOMAINS
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,9 @@ def summarise(
 
 
 def user_means(result: RetrievalResult, metric: str, keep: Bool[Tensor, " row"]) -> UserMeans:
-    """Each user's mean of a metric in each domain, over the rows to keep.
-
-    Users whom training does not know share a row of the vocabulary: each of their rows is a user of its own.
-    """
-    domain, user, value = result.domain[keep], result.user_row[keep], result.metrics[metric][keep]
-    alone = torch.where(user == 0, torch.arange(1, user.numel() + 1), 0)
-    users, place = torch.unique(torch.stack([domain, user, alone], dim=1), dim=0, return_inverse=True)
+    """Each user's mean of a metric in each domain, over the rows to keep."""
+    domain, user, value = result.domain[keep], told_apart(result.user_row)[keep], result.metrics[metric][keep]
+    users, place = torch.unique(torch.stack([domain, user], dim=1), dim=0, return_inverse=True)
     total = torch.zeros(len(users), dtype=torch.float64).index_add_(0, place, value.double())
     return UserMeans(total / torch.bincount(place, minlength=len(users)), users[:, 0])
 

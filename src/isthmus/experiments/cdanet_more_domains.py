@@ -227,22 +227,27 @@ def in_order_of(like: RankingResult, other: Dataset, result: RankingResult, own:
     """The scores of a result beside the rows of another's, whose dataset has the same test rows and knows more of them.
 
     Rows of a user whose items a dataset does not know cannot be told apart in it: they have the same score there. Who a
-    row's user is, the dataset says that knows more: users whom the other does not know are one to it.
+    row's user is, the dataset says that knows more; users whom the other does not know are 0 to it, and to the order.
     """
 
     def renumbered(rows: Tensor, vocabulary: str) -> np.ndarray:
         known = Vocabulary(pa.array(own.vocabulary(vocabulary), pa.string()))
         every = known.rows(pa.array(["", *other.vocabulary(vocabulary)], pa.string()))
-        found: np.ndarray = every[rows.numpy()]
+        found: np.ndarray = every[vocabulary_rows(rows, len(every))]
         return found
 
     wanted = [like.label.numpy(), renumbered(like.item_row, "item"), renumbered(like.user_row, "user")]
-    held = [result.label.numpy(), result.item_row.numpy(), result.user_row.numpy()]
+    held = [result.label.numpy(), result.item_row.numpy(), vocabulary_rows(result.user_row, own.num_users)]
     order, place = np.lexsort(wanted), np.lexsort(held)
     assert all(np.array_equal(a[order], b[place]) for a, b in zip(wanted, held, strict=True)), "test rows differ"
     taken = np.empty_like(place)
     taken[order] = place
     return replace(like, logit=result.logit[torch.from_numpy(taken)])
+
+
+def vocabulary_rows(numbers: Tensor, num_rows: int) -> np.ndarray:
+    """Rows of a vocabulary; 0 for the numbers of users who are in none."""
+    return torch.where(numbers < num_rows, numbers, 0).numpy()
 
 
 def differences(asked: Sequence[tuple[str, str, str]], problems: Sequence[Problem], results: Results) -> list[str]:

@@ -1,6 +1,5 @@
 """What the content study found, as Markdown and JSON: the measure with its tests, and titles to read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.files import markdown_table, write_text
+from isthmus.files import json_text, markdown_table, write_text
 from isthmus.metrics import PairedTest, paired_test
 
 TRANSLATED, UNTRANSLATED, RANDOM_MAP, ANY, BY_TITLE = (
@@ -149,7 +148,7 @@ class ContentReport:
     def write(self, folder: Path) -> Path:
         """Write `table.md` and `table.json`; gives the path of the first."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "table.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(folder / "table.json", json_text(self.to_dict()) + "\n")
         report = folder / "table.md"
         write_text(report, self.to_markdown())
         return report

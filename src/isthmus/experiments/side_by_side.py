@@ -1,6 +1,5 @@
 """Two models' best items beside each other, as a picture, Markdown and JSON, and how often each has a hit."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from isthmus.files import markdown_table, write_text
+from isthmus.files import json_text, markdown_table, write_text
 from isthmus.metrics import PairedTest, paired_test
 
 TITLE = "CDAnet Figure 2 on books and movies: the five best of Base and of CDAnet"
@@ -109,7 +108,7 @@ class SideBySide:
     def write(self, folder: Path) -> Path:
         """Write `table.md`, `table.json` and `figure.png`; gives the path of the first."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "table.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(folder / "table.json", json_text(self.to_dict()) + "\n")
         self.plot(folder / "figure.png")
         report = folder / "table.md"
         write_text(report, self.to_markdown())

@@ -1,6 +1,5 @@
 """A table of methods by domains: what reproductions write as Markdown, JSON and a picture."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from isthmus.files import markdown_table, write_text
+from isthmus.files import json_text, markdown_table, write_text
 
 MACRO = "macro"
 
@@ -112,7 +111,7 @@ class Table:
     def write(self, folder: Path) -> Path:
         """Write `table.md`, `table.json` and `table.png`; gives the path of the first."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "table.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(folder / "table.json", json_text(self.to_dict()) + "\n")
         self.plot(folder / "table.png")
         report = folder / "table.md"
         write_text(report, self.to_markdown())

@@ -17,6 +17,7 @@ from isthmus.evaluation.ranking import corrected_for_sampling
 from isthmus.files import new_file
 
 BLOCK = 16_384
+OTHER_KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 
 
 @torch.inference_mode()
@@ -28,6 +29,7 @@ def score_file(
     out: Path,
     *,
     kept_shares: Sequence[float],
+    domains: Sequence[int] | None = None,
 ) -> int:
     """Write `out` (Parquet: user, item, domain, probability, in the order of `rows`); gives the number of rows.
 
@@ -37,15 +39,26 @@ def score_file(
 
     Args:
         kept_shares: of each domain's negatives, the share that the model was trained on; probabilities are corrected.
+        domains: numbers of the domains that the model was trained on; None: all.
 
     Raises:
-        InputError: the file, a column or a value does not fit, see `read_new_rows`; or `out` is the file of rows.
+        InputError: the file, a column or a value does not fit, see `read_new_rows`; a row is of a domain that the model
+            was not trained on; `out` is the file of rows, or named as another kind of file than Parquet.
     """
+    if out.suffix.lower() in OTHER_KINDS:
+        raise InputError(f"{out}: the probabilities are written as Parquet; give a name that ends in .parquet")
     if out.exists() and rows.exists() and out.samefile(rows):
         raise InputError(f"{out}: holds the rows to score and would be lost; give another file for the probabilities")
     from isthmus.data.new_rows import read_new_rows  # brings ibis and SciPy: .4 s and 50 MB for this verb alone
 
     new = read_new_rows(dataset, rows)
+    untrained = set() if domains is None else set(np.unique(new.events.domain).tolist()) - set(domains)
+    if domains is not None and untrained:
+        names = dataset.schema.domain_names
+        raise InputError(
+            f"{rows}: has rows of {', '.join(names[d] for d in sorted(untrained))}, and the model was trained on "
+            f"{', '.join(names[d] for d in domains)} alone; leave these rows out, or train on their domain too"
+        )
     reader = RankingReader(dataset, fields)
     device = next(model.parameters()).device
     probability = np.empty(len(new.place), np.float64)

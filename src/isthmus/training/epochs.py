@@ -1,6 +1,7 @@
 """What the training loops share: the report of an epoch, the place within one, and when training is over."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.domains import DomainSlices
+from isthmus.errors import DivergedError
+from isthmus.metrics import NaNError
 from isthmus.training.self_training import no_counts
 
 Schedule = Literal["constant", "linear"]
@@ -58,11 +61,22 @@ class OpenEpoch:
         return sum(self.rows)
 
     def add(self, loss: Float[Tensor, " batch"], domain_slices: DomainSlices) -> None:
-        """Count a finished step."""
+        """Count a finished step; raises DivergedError where its losses are not finite."""
+        if not bool(loss.isfinite().all()):
+            raise DivergedError
         self.next_step += 1
         for domain, rows in domain_slices:
             self.loss[domain] += float(loss[rows].sum())
             self.rows[domain] += rows.stop - rows.start
+
+
+@contextmanager
+def named_divergence() -> Iterator[None]:
+    """Raises DivergedError where the model that is judged within the block gives scores that are NaN."""
+    try:
+        yield
+    except NaNError as error:
+        raise DivergedError from error
 
 
 def is_finished(reports: list[EpochReport], patience: int) -> bool:

@@ -19,7 +19,7 @@ from isthmus.losses import sampled_softmax_loss
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
-from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, set_rates
+from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, named_divergence, set_rates
 from isthmus.training.optim import AdamW, RowAdamW, descend, split_parameters
 from isthmus.training.self_training import SelfTrainingSettings, named_pairs, pseudo_batch
 
@@ -128,7 +128,8 @@ def _train(
                 if settings.checkpoint_steps is not None and opened.next_step % settings.checkpoint_steps == 0:
                     save(opened)
         rows_per_second = (opened.num_rows - rows_before) / (time.perf_counter() - start)
-        reports.append(new_report(epoch, opened, rows_per_second, dataset, model, model_settings, reports))
+        with named_divergence():
+            reports.append(new_report(epoch, opened, rows_per_second, dataset, model, model_settings, reports))
         opened = None
         save(None, is_best=reports[-1].is_best)
         if on_epoch is not None:

@@ -28,7 +28,7 @@ from isthmus.backbones.budget import scale_widths
 from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.features import feature_sizes, table_sizes
 from isthmus.errors import InputError
-from isthmus.files import PARTIAL, read_yaml, write_text
+from isthmus.files import PARTIAL, plain, read_yaml, write_text
 from isthmus.layers.shapes import only_shapes
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import BEST, LAST, load_checked, read_best
@@ -334,15 +334,6 @@ def open_board(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[E
 def write_metrics(folder: Path, reports: list[EpochReport]) -> None:
     """Write metrics.jsonl anew, so that it never holds an epoch twice or out of order."""
     write_text(folder / METRICS, "".join(json.dumps(plain(asdict(report))) + "\n" for report in reports))
-
-
-def plain(value: Any) -> Any:
-    """The value with `null` for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_report(
