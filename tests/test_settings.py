@@ -6,7 +6,7 @@ import pytest
 
 from isthmus.errors import InputError
 from isthmus.serving.index_settings import HNSWIndexSettings
-from isthmus.settings import RunSettings, read_settings
+from isthmus.settings import RunSettings, read_ranking_settings, read_settings
 
 GOOD = """\
 retrieval: {embedding_dim: 16, backbone: {kind: adi, hidden_dims: [8]}}
@@ -95,6 +95,31 @@ def test_a_wrong_override_is_refused_and_not_blamed_on_the_file(tmp_path: Path, 
     with pytest.raises(InputError) as error:
         read_settings(written(tmp_path, GOOD), [override])
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.negative_share=0", "training.negative_share: 0: input should be greater than 0"),
+        ("training.negative_share={shop: 0}", "training.negative_share.shop: 0: input should be greater than 0"),
+        ("training.negative_share=cat", "training.negative_share: 'cat': input should be a valid number"),
+        ("ranking.extractor.widths=3", "ranking.cdanet.extractor.mmoe.widths: unknown setting; known are"),
+    ],
+)
+def test_a_value_of_several_forms_is_told_what_is_wrong_with_its_own(override: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_ranking_settings(None, [override])
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"--set: {message}")
+
+
+@pytest.mark.parametrize("kind", ["ctr", "keep", "ddtcdr", "fm"])
+def test_another_kind_of_click_model_is_one_override_away(kind: str) -> None:
+    settings = read_ranking_settings(None, [f"ranking.kind={kind}", "training.epochs=3"])
+    assert settings.ranking.kind == kind
+    assert settings.training.epochs == 3
+    with pytest.raises(InputError, match=f"ranking.{kind}.extractor: unknown setting"):
+        read_ranking_settings(None, [f"ranking.kind={kind}", "ranking.extractor={kind: dnn, hidden_dims: [8]}"])
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:

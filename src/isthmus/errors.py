@@ -1,5 +1,6 @@
 """What a user can get wrong, and how it is told: the file, the key, the value and the remedy, without a traceback."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 MOST_SHOWN = 8
+FORM = re.compile(r"(constrained-|function-|nullable$|(dict|list|tuple|literal|union)\[|(float|int|str|bool)$)")
 
 
 class InputError(ValueError):
@@ -39,10 +41,26 @@ def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
     Args:
         model: the model that refused the file's content; its fields are what unknown keys are compared with.
     """
-    lines = [f"{file}: {_explain_one(dict(details), model)}" for details in error.errors(include_url=False)]
+    every: list[dict[str, Any]] = [
+        {**details, "loc": _as_written(details["loc"])} for details in error.errors(include_url=False)
+    ]
+    # A value that may have one of several forms is told what is wrong with the form that it has.
+    formed = [details["loc"] for details in every if not details["type"].endswith("_type")]
+    told = [
+        details
+        for details in every
+        if not details["type"].endswith("_type")
+        or not any(place[: len(details["loc"])] == details["loc"] for place in formed)
+    ]
+    lines = [f"{file}: {_explain_one(details, model)}" for details in told]
     if len(lines) > MOST_SHOWN:
         lines = [*lines[:MOST_SHOWN], f"{file}: and {len(lines) - MOST_SHOWN} more mistakes"]
     return "\n".join(lines)
+
+
+def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The place as a file has it, without the names that Pydantic gives to the forms of a value."""
+    return tuple(part for part in location if not (isinstance(part, str) and FORM.match(part)))
 
 
 def _explain_one(details: dict[str, Any], model: type[BaseModel]) -> str:
@@ -73,7 +91,9 @@ def _short(value: object) -> str:
 def _known_keys(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     models = [model]
     for part in location:
-        # A list's index, a mapping's key and the tag of a union lead to the same models.
+        # A list's index and a mapping's key lead to the same models, the tag of a union to the one that has it.
+        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        models = tagged or models
         found = [m.model_fields[part] for m in models if isinstance(part, str) and part in m.model_fields]
         if found:
             models = [inner for field in found for inner in _models_in(field.annotation)]

@@ -86,6 +86,8 @@ def read_any_settings(file: Path | None, overrides: Sequence[str] = (), *, task:
     """
     defaults = DEFAULT_SETTINGS if task == "retrieval" else DEFAULT_RANKING_SETTINGS
     content = yaml.safe_load(defaults) if file is None else read_yaml(file, remedy=REMEDY)
+    if file is None and task == "ranking":
+        _begin_from_kind(content["ranking"], overrides)
     overridden = [_override(content, text) for text in overrides]
     form = RankingRunSettings if "ranking" in content and "retrieval" not in content else RunSettings
     try:
@@ -132,6 +134,18 @@ def _refuse_misplaced(error: ValidationError, file: Path, form: type[BaseModel])
             known = f"{place[nearest[0]]}.{nearest[0]}"
             where = ".".join([*above, key])
             raise InputError(f"{file}: {where}: unknown setting; did you mean {known!r}?") from error
+
+
+def _begin_from_kind(ranking: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Where another kind of click model is asked for, put that in place of the default one, its network kept."""
+    network = ranking["extractor"]
+    for text in overrides:
+        key, _, kind = text.partition("=")
+        if key == "ranking.kind" and kind != ranking["kind"]:
+            ranking.clear()
+            ranking["kind"] = kind
+            if kind in ("ctr", "keep"):
+                ranking["backbone"] = network
 
 
 def _override(content: dict[str, Any], text: str) -> str:

@@ -290,3 +290,8 @@ def test_negatives_are_drawn_in_the_domain_among_what_the_user_has_not_taken(tmp
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
     one, other = (ranked(tmp_path / name, ratings()) for name in ("one", "other"))
     assert (one.path / "manifest.json").read_bytes() == (other.path / "manifest.json").read_bytes()
+
+
+def test_random_rows_of_a_log_with_a_clock_are_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="at random on a log with a clock"):
+        ranked(tmp_path, ratings(clock=True), clock=True, split={"by": "random"})

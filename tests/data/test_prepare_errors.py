@@ -109,6 +109,23 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         prepare(log, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: text.rindex(",")], r"line \d+ has 4 values, the header names 5; was the file cut off"),
+        (lambda text: text + 'u1,"i1,a,9\n', r"line \d+: unexpected end of data; is a quote not closed"),
+        (lambda text: text.replace("user,", "user,user,", 1), "column 'user' stands 2 times in the header"),
+    ],
+)
+def test_a_text_file_that_is_cut_or_ambiguous_is_named_with_its_line(
+    tmp_path: Path, change: Callable[[str], str], message: str
+) -> None:
+    log = write_log(tmp_path / "log")
+    (log.parent / "events.csv").write_text(change(EVENTS), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"events\.csv: {message}"):
+        prepare(log, tmp_path / "out")
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     content = declaration()
     content["events"]["files"] = ["events.parquet"]

@@ -10,6 +10,7 @@ from isthmus.errors import InputError
 from isthmus.experiments.catalogue import reproduce
 from isthmus.experiments.cdanet_pair_rows import with_fields
 from isthmus.experiments.cdanet_rows import all_rows
+from isthmus.experiments.kept_dataset import keep_to_one_data_set
 from isthmus.experiments.ranking_grid import Problem, Row, tuned
 
 
@@ -53,3 +54,17 @@ def test_a_finished_search_from_other_settings_is_refused(row: Row, labelled: Da
 def test_trials_of_an_experiment_without_a_search_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="adi-table-3 has no search"):
         reproduce("adi-table-3", tmp_path, tmp_path, num_seeds=1, quick=False, trials=4)
+
+
+def test_an_output_folder_is_of_one_data_set(tmp_path: Path) -> None:
+    for name, text in (("one", "a"), ("other", "ab")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ratings.txt").write_text(text, encoding="utf-8")
+    keep_to_one_data_set(tmp_path / "one", tmp_path / "out")
+    keep_to_one_data_set(tmp_path / "one", tmp_path / "out")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    keep_to_one_data_set(tmp_path / "moved", tmp_path / "out")
+    with pytest.raises(InputError, match=r"holds results of other files than those of .*other"):
+        reproduce("cdanet-table-7", tmp_path / "other", tmp_path / "out", num_seeds=1, quick=True, trials=None)
+    keep_to_one_data_set(tmp_path / "nowhere", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,5 +1,6 @@
 """From logs and their declaration to a dataset folder."""
 
+import warnings
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -173,6 +174,12 @@ def split_rows(schema: Schema, events: EventTable, log: Path) -> Int[np.ndarray,
                 assert taken.time is not None
                 return split_by_time(taken.time, valid=schema.split.valid, test=schema.split.test)
             case "random":
+                if taken.time is not None:
+                    warnings.warn(
+                        f"{log}: split: at random on a log with a clock, training knows what came after held-out rows; "
+                        "by 'time' it does not",
+                        stacklevel=4,
+                    )
                 valid, test, seed = schema.split.valid, schema.split.test, schema.split.seed
                 return split_at_random(taken, schema.domain_names, valid=valid, test=test, seed=seed)
             case "cold_users":

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import ibis
 
+from isthmus.data.text_files import DELIMITERS, first_mistake, require_distinct_columns
 from isthmus.errors import InputError, did_you_mean
 
 # Ibis is untyped to the checker: a table, a column, a connection.
@@ -186,10 +187,12 @@ def open_files(connection: Connection, files: tuple[Path, ...], key: str) -> Sou
         match endings[0]:
             case ".parquet":
                 table = connection.read_parquet(paths, union_by_name=len(paths) > 1)
-            case ".csv" | ".tsv":
+            case ".csv" | ".tsv" as ending:
+                for file in files:
+                    require_distinct_columns(file)
                 table = connection.read_csv(
                     paths,
-                    delim="," if endings[0] == ".csv" else "\t",
+                    delim=DELIMITERS[ending],
                     quote='"',
                     escape='"',
                     header=True,
@@ -205,15 +208,14 @@ def open_files(connection: Connection, files: tuple[Path, ...], key: str) -> Sou
 
 @contextmanager
 def reading(files: Sequence[Path]) -> Iterator[None]:
-    """Turns what DuckDB says about unreadable files into an InputError that names them."""
+    """Turns what DuckDB says about unreadable files into an InputError that names the file and, of text, the line."""
     try:
         yield
     except duckdb.Error as error:
+        for file in files:
+            if file.suffix.lower() in DELIMITERS and (found := first_mistake(file)) is not None:
+                raise InputError(f"{file}: {found}") from error
         message = " ".join(str(error).split())
-        if "utf" in message.lower() or "unicode" in message.lower():
-            raise InputError(
-                f"{_names(files)}: not UTF-8 text; convert it, for example with iconv ({message[:200]})"
-            ) from error
         raise InputError(f"{_names(files)}: not readable: {message[:400]}") from error
 
 

@@ -13,6 +13,7 @@ from isthmus.experiments import (
     cdanet_table_2,
     cdanet_table_6,
 )
+from isthmus.experiments.kept_dataset import keep_to_one_data_set
 
 SEARCHED = ("cdanet-table-2", "cdanet-table-7", "cdanet-figure-3", "cdanet-figure-4", "cdanet-more-domains")
 
@@ -21,6 +22,8 @@ def reproduce(name: str, data: Path, out: Path, *, num_seeds: int, quick: bool, 
     """Make a published table or figure again; as `isthmus.reproduce`, which says what the arguments are."""
     if trials is not None and name not in SEARCHED:
         raise InputError(f"trials: {name} has no search; those with one are {', '.join(SEARCHED)}")
+    if name in EXPERIMENTS:
+        keep_to_one_data_set(data, out)
     match name:
         case "adi-table-3":
             return adi_table_3.reproduce(data, out, num_seeds=num_seeds, quick=quick)

@@ -1,9 +1,30 @@
-"""A problem's dataset, prepared once in the output folder of its experiment."""
+"""An experiment's output folder: of one data set, and a problem's dataset prepared in it once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.data.prepare import prepare
+from isthmus.errors import InputError
+from isthmus.files import json_text, write_text
+
+DATA = "data.json"
+
+
+def keep_to_one_data_set(data: Path, out: Path) -> None:
+    """Note in `out` which files its results are of; names of datasets, searches and rows do not say it.
+
+    Raises:
+        InputError: `out` holds results of other files.
+    """
+    files = {str(file.relative_to(data)): file.stat().st_size for file in sorted(data.rglob("*")) if file.is_file()}
+    if not files:
+        return  # the experiment says which files it needs
+    note = out / DATA
+    if not note.is_file():
+        write_text(note, json_text({"files": files}) + "\n")
+    elif json.loads(note.read_text(encoding="utf-8"))["files"] != files:
+        raise InputError(f"{out}: holds results of other files than those of {data}; give another --out")
 
 
 def kept_dataset(out: Path, name: str, write_log: Callable[[Path], Path], say: Callable[[str], None]) -> Path:

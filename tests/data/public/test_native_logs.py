@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from isthmus.data.dataset import Dataset
+from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.public.amazon_reviews import ingest_amazon_reviews
 from isthmus.data.public.impression_logs import ingest_ali_ccp, ingest_kuairand
@@ -78,6 +78,28 @@ def test_taobao_is_two_domains_with_real_negatives_and_what_a_user_visited_befor
     assert dataset.schema.domain_names == ("ad", "rec")
     assert dataset.schema.ranking is not None
     assert labelled_rows(dataset) > 600
+
+
+def test_taobaos_two_periods_are_each_cut_by_their_own_time(tmp_path: Path) -> None:
+    source = write_taobao(tmp_path / "raw")
+    later = [line.split(",") for line in (source / "UserBehavior.csv").read_text().splitlines()]
+    write_csv(source / "UserBehavior.csv", [[*line[:4], int(line[4]) + 17_000_000] for line in later])
+    with pytest.warns(UserWarning, match="the periods of the two domains do not meet"):
+        log = ingest_taobao(source, tmp_path / "log")
+    dataset = prepare(log, tmp_path / "dataset")
+    assert dataset.impressions is not None
+    for split, share in zip(SPLITS, (0.8, 0.1, 0.1), strict=True):
+        events = dataset.impressions[split]
+        counts = np.bincount(events.domain, minlength=2)
+        assert np.allclose(counts, [300 * share, 400 * share], atol=12)  # repeats of a user and an item count once
+    for domain in range(2):
+        times = []
+        for split in SPLITS:
+            events = dataset.impressions[split]
+            assert events.time is not None
+            times.append(events.time[events.domain == domain])
+        assert times[0].max() < times[1].min()
+        assert times[1].max() < times[2].min()
 
 
 def test_taobao_without_the_log_of_visits_leaves_these_fields_out(tmp_path: Path) -> None:
