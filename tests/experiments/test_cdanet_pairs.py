@@ -1,5 +1,6 @@
 """Pairs of purchases alone: which files are whose, who the other user is, and a planted taste that only he lacks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from isthmus import reproduce
-from isthmus.api import train
+from isthmus.api import RankingRun, train
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking
@@ -25,6 +26,7 @@ from isthmus.experiments.cdanet_pair_rows import (
     literal_rows,
     pair_rows,
     references,
+    with_another_users_own_history,
 )
 from isthmus.experiments.cdanet_pairs import (
     another_users_problem,
@@ -74,13 +76,18 @@ def auc(result: RankingResult, dataset: Dataset, target: str) -> float:
     return metrics_of(result.select(result.domain == dataset.schema.domain_number(target)))["auc"]
 
 
-def trained_auc(method: str, problem: Problem, folder: Path) -> float:
-    """Test AUC on kitchen of a row trained as its table trains it, in small steps since the log is small."""
+def trained(method: str, problem: Problem, folder: Path, target: str) -> RankingRun:
+    """A row trained as its table trains it, in small steps since the log is small."""
     row = next(row for row in pair_rows() if row.method == method)
-    settings = for_targets(row, row.settings, ("kitchen",))
+    settings = for_targets(row, row.settings, (target,))
     training = settings.training.model_copy(update=SMALL_STEPS)
     settings = settings.model_copy(update={"training": training})
-    run = train(problem.dataset, folder, settings, device="cpu", say=lambda _: None)
+    return train(problem.dataset, folder, settings, device="cpu", say=lambda _: None)
+
+
+def trained_auc(method: str, problem: Problem, folder: Path) -> float:
+    """Test AUC on kitchen of a trained row."""
+    run = trained(method, problem, folder, "kitchen")
     return auc(run.evaluate("test"), run.dataset, "kitchen")
 
 
@@ -163,6 +170,20 @@ def test_the_sources_history_says_a_taste_that_another_users_does_not(
     assert real - shuffled > 0.05
 
 
+def test_a_users_own_history_says_a_taste_that_another_users_does_not(
+    problem: tuple[Path, Path, Problem], tmp_path: Path
+) -> None:
+    run = trained(OWN, problem[2], tmp_path / "run", "grocery")
+    real, other = run.evaluate("test"), with_another_users_own_history(run)
+    assert torch.equal(real.user_row, other.user_row)
+    assert torch.equal(real.item_row, other.item_row)
+    assert torch.equal(real.label, other.label)
+    assert not torch.equal(real.logit, other.logit)
+    assert auc(real, run.dataset, "grocery") > 0.65
+    # Tastes are two, so that half of the other users have the same.
+    assert abs(auc(other, run.dataset, "grocery") - 0.5) < 0.1
+
+
 def test_the_rows_are_those_of_the_paper_and_one_on_own_history_alone() -> None:
     rows = pair_rows()
     methods = [row.method for row in rows]
@@ -197,14 +218,17 @@ def results_of(shift: dict[str, float]) -> dict[tuple[str, str, str], list[Ranki
 def test_the_table_says_what_histories_bring_over_item_knn_and_over_another_users() -> None:
     rows = [row for row in pair_rows() if row.method in (OWN, BOTH, FINE_TUNE)]
     simple = references(has_clock=True)
-    shift = {one.method: 0.0 for one in simple} | {OWN: 1.0, BOTH: 2.0, FINE_TUNE: 2.0, another_users(BOTH): 1.0}
+    shift = {one.method: 0.0 for one in simple} | {OWN: 1.0, BOTH: 2.0, FINE_TUNE: 2.0}
+    shift |= {another_users(OWN): 0.5, another_users(BOTH): 1.0}
     problem = Problem("matched", Path("nowhere"), ("grocery", "kitchen"))
     others = [row for row in rows if row.method == BOTH]
-    table = new_table("A table", rows, others, simple, problem, results_of(shift))
+    unlike = replace(rows[0], method=another_users(OWN))
+    table = new_table("A table", [*rows, unlike], others, simple, problem, results_of(shift))
     assert [row.method for row in table.rows] == [*shift]
     notes = "\n".join(table.notes)
     assert f"{BOTH}, less the same with another user's history of the source: +0." in notes
     assert f"{OWN}, less item-kNN, own domain: +0." in notes
+    assert f"{OWN}, less the same model reading another user's history in the domain: +0." in notes
     assert table.rows[-1].against.startswith("-0.")
 
 

@@ -14,7 +14,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking
 from isthmus.experiments import cdanet_figures, cdanet_more_domains, cdanet_table_2
-from isthmus.experiments.cdanet_rows import FAIR_TREES, FINE_TUNE, MAIN, TREES, all_rows
+from isthmus.experiments.cdanet_rows import FAIR_TREES, FINE_TUNE, MAIN, NEW_USERS_REFERENCES, TREES, all_rows
 from isthmus.experiments.ranking_grid import Results
 
 NUM_USERS, NUM_ITEMS = 60, 12
@@ -145,6 +145,7 @@ def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(rating
     report = cdanet_figures.reproduce("cdanet-figure-4", ratings, out, num_seeds=1, quick=True, say=lambda _: None)
     content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     methods = [row["method"] for row in content["rows"]]
+    classical, methods = methods[: len(NEW_USERS_REFERENCES)], methods[len(NEW_USERS_REFERENCES) :]
     assert methods == [
         f"{MAIN}, alpha 0.001",
         FINE_TUNE,
@@ -152,6 +153,7 @@ def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(rating
         f"{MAIN}, beta 0.0001",
         f"{MAIN}, beta 1",
     ]
+    assert classical == [row.method for row in NEW_USERS_REFERENCES]
     assert (out / "cdanet-figure-4" / "figure.png").stat().st_size > 10_000
 
 

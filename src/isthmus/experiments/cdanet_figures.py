@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from isthmus.errors import InputError
-from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
+from isthmus.experiments.cdanet_rows import FAIR_TREES, FINE_TUNE, MAIN, NEW_USERS_REFERENCES, all_rows
 from isthmus.experiments.cdanet_table_2 import (
     PAIR,
     by_target,
@@ -24,6 +24,7 @@ from isthmus.experiments.table import MACRO, TableRow
 Figure = Literal["cdanet-figure-3", "cdanet-figure-4"]
 SHARES = (0.1, 0.25, 0.5, 1.0)
 SHARE_METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN)
+LEVELS = {"item bias and the user's bias elsewhere": ":", FAIR_TREES: "--"}
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0)
 BETAS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 
@@ -73,16 +74,18 @@ def reproduce(
     found = tuned(wanted, problems[0], out, trials=default_trials(quick) if trials is None else trials, say=say)
     points = share_points(found, quick) if figure == "cdanet-figure-3" else weight_points(found, quick)
     rows = list({point.row.method: point.row for point in points}.values())
-    results = run_grid(rows, [], problems, seeds, out, say)
+    results = run_grid(rows, NEW_USERS_REFERENCES, problems, seeds, out, say)
     title = {
         "cdanet-figure-3": "CDAnet Figure 3 on Epinions: share of the training rows",
         "cdanet-figure-4": "CDAnet Figure 4 on Epinions: alpha and beta",
     }[figure]
-    table = new_table(title, rows, [], problems, results, controls={p.row.method: p.control for p in points})
+    controls = {point.row.method: point.control for point in points}
+    table = new_table(title, rows, NEW_USERS_REFERENCES, problems, results, controls=controls)
     folder = out / figure
     report = table.write(folder)
+    named = [(row.method, row.group) for row in rows] + [(row.method, row.group) for row in NEW_USERS_REFERENCES]
     lines = {
-        row.method: TableRow(row.method, row.group, by_target(row.method, problems, results), 0, {}, "") for row in rows
+        method: TableRow(method, group, by_target(method, problems, results), 0, {}, "") for method, group in named
     }
     plot(points, lines, folder / "figure.png")
     return report
@@ -133,7 +136,10 @@ def changed(row: Row, method: str, *, ranking: Mapping[str, Any] = {}, training:
 
 
 def plot(points: Sequence[Point], rows: Mapping[str, TableRow], file: Path) -> None:
-    """Macro AUC of every line, a panel for each thing that is varied; bars are standard deviations over seeds."""
+    """Macro AUC of every line, a panel for each thing that is varied; bars are standard deviations over seeds.
+
+    Classical rows, fitted to all training rows, are levels.
+    """
     from matplotlib.figure import Figure as Canvas
 
     panels = list(dict.fromkeys(point.panel for point in points))
@@ -150,6 +156,8 @@ def plot(points: Sequence[Point], rows: Mapping[str, TableRow], file: Path) -> N
                 capsize=2,
                 label=line,
             )
+        for level, style in LEVELS.items():
+            axes.axhline(mean(rows[level].values(MACRO, "auc")), color="gray", linestyle=style, label=level)
         axes.set_xscale("log")
         axes.set_xlabel(panel)
         axes.grid(alpha=0.3)

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from isthmus.api import RankingRun
+from isthmus.evaluation.ranking import RankingResult
 from isthmus.experiments.cdanet_rows import (
     CDANET,
     CONTROL,
@@ -25,8 +29,9 @@ BOTH_FIELDS = (*OWN_FIELDS, "other_history")
 LITERAL_FIELDS = ("user_id", "item_id", "words")
 OWN, BOTH = "MLP, own history", "MLP, own and the source's history"
 JOINT_OWN = "MLP on both domains, own histories"
-ANOTHER_GROUP = "the source's history of another user"
+ANOTHER_GROUP = "histories of another user"
 KNN = "item-kNN, own domain"
+PERMUTATION_SEED = 0
 QUICK_METHODS = (OWN, BOTH, JOINT_OWN, "MMoE", FINE_TUNE, MAIN)
 CONTROLLED, QUICK_CONTROLLED = (BOTH, "MMoE", FINE_TUNE, MAIN), (BOTH,)
 LITERAL_METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN)
@@ -90,8 +95,27 @@ def literal_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def another_users(method: str) -> str:
-    """The name of a method's row where the source's history is that of another user."""
+    """The name of a method's row where a history is that of another user."""
     return f"{method}; another user's"
+
+
+def with_another_users_own_history(run: RankingRun) -> RankingResult:
+    """A run's test rows, each scored with the own-domain history of another user who has one, up to the row's time.
+
+    Nobody keeps his own history, where two users or more of a domain have one; whose rows they are stays as it is.
+    """
+    dataset = run.dataset
+    assert dataset.impressions is not None
+    test, train = dataset.impressions["test"], dataset.events["train"]
+    user, domain = np.array(test.user_row), np.asarray(test.domain)
+    rng = np.random.default_rng(PERMUTATION_SEED)
+    for number in run.trained_domains:
+        order = rng.permutation(np.unique(train.user_row[train.domain == number]))
+        other = np.arange(dataset.num_users)
+        other[order] = np.roll(order, -1)
+        user[domain == number] = other[user[domain == number]]
+    swapped = replace(test, user_row=user, user_number=np.asarray(test.who))
+    return replace(run, dataset=replace(dataset, impressions={**dataset.impressions, "test": swapped})).evaluate("test")
 
 
 def references(*, has_clock: bool) -> list[ReferenceRow]:

@@ -25,12 +25,14 @@ from isthmus.experiments.cdanet_pair_rows import (
     CONTROLLED,
     KNN,
     OWN,
+    PERMUTATION_SEED,
     QUICK_CONTROLLED,
     QUICK_METHODS,
     another_users,
     literal_rows,
     pair_rows,
     references,
+    with_another_users_own_history,
 )
 from isthmus.experiments.cdanet_rows import FINE_TUNE, SIMPLE
 from isthmus.experiments.cdanet_table_2 import NUM_RESAMPLES, in_words, metrics_of
@@ -42,7 +44,6 @@ Pair = Literal["grocery_kitchen", "movie_book", "kg_books_movies"]
 TRIALS = 8
 SEARCH_SHARE = 0.25  # of the training rows: a search on all of them would take a day
 QUICK_EPOCHS = 12
-PERMUTATION_SEED = 0
 UNIFORM = {"draw": "uniform", "items": "all", "per_positive": 5}
 INGEST = {
     "grocery_kitchen": ingest_grocery_kitchen,
@@ -106,14 +107,16 @@ def reproduce(
     )
     has_clock = pair == "grocery_kitchen"
     simple = references(has_clock=has_clock)
-    results = run_grid(rows, simple, [problem], seeds, out, say)
+    own = next(row for row in rows if row.method == OWN)
+    unlike = replace(own, method=another_users(OWN), group=ANOTHER_GROUP, judge=with_another_users_own_history)
+    results = run_grid([*rows, unlike], simple, [problem], seeds, out, say)
     others: list[Row] = []
     if has_clock:
         controlled = QUICK_CONTROLLED if quick else CONTROLLED
         # A row whose search chose own histories alone reads nothing that could be another user's.
         others = [row for row in rows if row.method in controlled and row.settings.ranking.fields == BOTH_FIELDS]
         results |= run_others(others, problem, data, out, seeds, say)
-    table = new_table(f"CDAnet Table 2 on {TITLES[pair]}", rows, others, simple, problem, results)
+    table = new_table(f"CDAnet Table 2 on {TITLES[pair]}", [*rows, unlike], others, simple, problem, results)
     report = table.write(out / "cdanet-table-2" / pair.replace("_", "-"))
     if has_clock:
         literal = new_problem(pair, data, out, "literal", UNIFORM, say)
@@ -229,6 +232,8 @@ def new_table(
     ]
     if any(row.method == OWN for row in rows):
         notes.append(f"{OWN}, less {KNN}: {difference(OWN, KNN, problem, results)}.")
+        unlike = difference(OWN, another_users(OWN), problem, results)
+        notes.append(f"{OWN}, less the same model reading another user's history in the domain: {unlike}.")
         notes.append(f"{BOTH}, less {OWN}: {difference(BOTH, OWN, problem, results)}.")
     else:
         notes.append("Paper-literal: does not measure taste. New items are many of the positives and few negatives.")

@@ -140,4 +140,6 @@ REFERENCES = [
     ReferenceRow("LightGBM, own domain", SIMPLE, "LightGBM, own domain"),
     ReferenceRow(TREES, SIMPLE, TREES),
 ]
+# A user who is new to the domain has no mean there.
+ALL_ROWS_REFERENCES = [ReferenceRow("user mean", SIMPLE, "user mean"), *REFERENCES]
 NEW_USERS_REFERENCES = [*REFERENCES, ReferenceRow(FAIR_TREES, SIMPLE, FAIR_TREES)]

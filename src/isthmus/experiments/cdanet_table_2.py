@@ -15,12 +15,12 @@ from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, ranking_metrics
 from isthmus.evaluation.ranking_summary import paired, resampled
 from isthmus.experiments.cdanet_rows import (
+    ALL_ROWS_REFERENCES,
     FAIR_TREES,
     FINE_TUNE,
     IDS,
     MAIN,
     NEW_USERS_REFERENCES,
-    REFERENCES,
     TREES,
     ablation_rows,
     all_rows,
@@ -83,14 +83,13 @@ def reproduce(
     reports = []
     for protocol, problems, statistics, references, hardest in (
         ("users new to the target domain", cold, STATISTICS_OF_NEW_USERS, NEW_USERS_REFERENCES, FAIR_TREES),
-        ("random rows", random, STATISTICS_OF_ALL, REFERENCES, TREES),
+        ("random rows", random, STATISTICS_OF_ALL, ALL_ROWS_REFERENCES, TREES),
     ):
         informed = [] if ablations else with_statistics(found, (*IDS, *statistics))
-        simple = [] if ablations else references
-        results = run_grid([*rows, *informed], simple, problems, seeds, out, say)
+        results = run_grid([*rows, *informed], references, problems, seeds, out, say)
         controls = {row.method: hardest for row in informed}
         title = f"{name} on Epinions: {protocol}"
-        table = new_table(title, [*rows, *informed], simple, problems, results, controls=controls)
+        table = new_table(title, [*rows, *informed], references, problems, results, controls=controls)
         folder = out / name.lower().replace(" ", "-") / protocol.replace(" ", "-")
         reports.append(table.write(folder))
     return reports[0]

@@ -7,11 +7,11 @@ kept, so that an interrupted reproduction goes on where it stopped.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from isthmus.api import train
+from isthmus.api import RankingRun, train
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking, ranking_metrics
@@ -49,6 +49,7 @@ class Row:
     Attributes:
         is_single: trained on the target's rows alone, one model a target.
         search: the settings that are searched for it on validation rows; empty: none.
+        judge: how its trained models are judged, a function of a module; None: on the test rows as they are.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Row:
     settings: RankingRunSettings
     is_single: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
+    judge: Callable[[RankingRun], RankingResult] | None = None
 
     @property
     def folder(self) -> str:
@@ -79,6 +81,7 @@ class Job:
     problem: Problem
     settings: RankingRunSettings
     folder: Path
+    judge: Callable[[RankingRun], RankingResult] | None = None
 
     @property
     def file(self) -> Path:
@@ -169,7 +172,7 @@ def tuned(
     }
     for job in jobs:
         require_same_search(job, best[job.row.method])
-    return [Row(row.method, row.group, best.get(row.method, row.settings), row.is_single, row.search) for row in rows]
+    return [replace(row, settings=best.get(row.method, row.settings)) for row in rows]
 
 
 def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
@@ -265,7 +268,7 @@ def run_grid(
                         update={"training": settings.training.model_copy(update={"seed": seed})}
                     )
                     folder = out / "rows" / row.folder / problem.name / "+".join(part.targets) / str(seed)
-                    jobs.append(Job(row.method, part, settings, folder))
+                    jobs.append(Job(row.method, part, settings, folder, row.judge))
     for job in jobs:
         if isinstance(job, Job) and job.file.is_file():
             require_same_settings(job)
@@ -301,7 +304,7 @@ def run_job(job: Job) -> str:
     """Train a click model and judge it on the test rows; gives its result in short."""
     start = time.perf_counter()
     run = train(job.problem.dataset, job.folder, job.settings, device="cpu", say=lambda _: None)
-    result = run.evaluate("test")
+    result = run.evaluate("test") if job.judge is None else job.judge(run)
     seconds = time.perf_counter() - start
     facts = {"parameters": count_parameters(run.model).networks, "seconds": seconds}
     write_text(job.folder / FACTS, json.dumps(facts) + "\n")
