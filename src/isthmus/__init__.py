@@ -310,6 +310,7 @@ def serve(
     engine: Literal["eager", "onnx"] | None = None,
     experiment: Path | None = None,
     log_folder: Path | None = None,
+    allow_changed_schema: bool = False,
 ) -> None:
     """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
     try:
@@ -332,22 +333,27 @@ def serve(
         engine=engine,
         experiment=None if experiment is None else read_experiment(experiment),
         log_folder=log_folder,
+        allow_changed_schema=allow_changed_schema,
     )
     serve_place(settings, host=host, port=port, workers=workers)
 
 
-def publish(bundle: Path, place: Path) -> str:
-    """Let a serving place name a bundle, which its servers then take; gives the bundle's version."""
-    from isthmus.serving.host import publish as publish_bundle
+def publish(bundle: Path, place: Path, *, allow_changed_schema: bool = False) -> str:
+    """Let a serving place name a bundle, which its servers then take; gives the bundle's version.
 
-    return publish_bundle(bundle, place)
+    Args:
+        allow_changed_schema: also where requests that the present bundle answers would be errors.
+    """
+    from isthmus.serving.publishing import publish as publish_bundle
+
+    return publish_bundle(bundle, place, allow_changed_schema=allow_changed_schema).version
 
 
-def rollback(place: Path) -> str:
-    """Let a serving place name the bundle before; gives its version."""
-    from isthmus.serving.host import rollback as roll_back
+def rollback(place: Path, *, allow_changed_schema: bool = False) -> str:
+    """Let a serving place name the bundle before; gives its version. Arguments as of `publish`."""
+    from isthmus.serving.publishing import rollback as roll_back
 
-    return roll_back(place)
+    return roll_back(place, allow_changed_schema=allow_changed_schema)
 
 
 def reproduce(

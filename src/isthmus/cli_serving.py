@@ -21,6 +21,7 @@ def add_serving_arguments(verb: Mapping[str, argparse.ArgumentParser]) -> None:
     verb["publish"].add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle")
     for name in ("publish", "rollback"):
         verb[name].add_argument("place", type=Path, metavar="PLACE", help="the folder that servers are given")
+        _allow_changed_schema(verb[name])
 
 
 def run_serving_verb(given: argparse.Namespace) -> None:
@@ -31,11 +32,28 @@ def run_serving_verb(given: argparse.Namespace) -> None:
         case "serve":
             _serve(given)
         case "publish":
-            print(f"{given.place}: names bundle {isthmus.publish(given.bundle, given.place)}")
+            _publish(given)
         case "rollback":
-            print(f"{given.place}: names bundle {isthmus.rollback(given.place)} again")
+            version = isthmus.rollback(given.place, allow_changed_schema=given.allow_changed_schema)
+            print(f"{given.place}: names bundle {version} again")
         case other:
             raise AssertionError(other)
+
+
+def _allow_changed_schema(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--allow-changed-schema",
+        action="store_true",
+        help="also take a bundle to which requests may not say all that they may say now",
+    )
+
+
+def _publish(given: argparse.Namespace) -> None:
+    from isthmus.serving.publishing import publish
+
+    published = publish(given.bundle, given.place, allow_changed_schema=given.allow_changed_schema)
+    already = " already; the one to roll back to is as it was" if published.was_named else ""
+    print(f"{given.place}: names bundle {published.version}{already}")
 
 
 def _add_bundle(verb: argparse.ArgumentParser) -> None:
@@ -110,6 +128,7 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
         "--log-folder", type=Path, metavar="DIR", help="write what is shown, and feedback, here in Parquet"
     )
     verb.add_argument("--token", help=f"what requests must bear (default: the environment's {TOKEN}, else none)")
+    _allow_changed_schema(verb)
     verb.add_argument("--no-check", action="store_true", help="open the bundle without reading every byte first")
 
 
@@ -139,6 +158,7 @@ def _serve(given: argparse.Namespace) -> None:
             shared_metrics=shared,
             experiment=given.experiment,
             log_folder=given.log_folder,
+            allow_changed_schema=given.allow_changed_schema,
             engine=given.engine,
         )
     finally:

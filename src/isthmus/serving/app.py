@@ -98,7 +98,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         store = open_store(settings.events, retention_s=settings.retention_days * DAY_S, answer_s=within)
     events = None if store is None else StoredEvents(store, clock)
 
-    def opened(place: Path, variant: str = "") -> Host:
+    def opened(place: Path, variant: str = "", least: Callable[[], frozenset[str]] = frozenset) -> Host:
         return Host(
             place,
             events=events,
@@ -106,11 +106,14 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             engine=settings.engine,
             on_swap=lambda outcome: metrics.swaps.labels(outcome, variant).inc(),
             on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal, variant).set(index),
+            least=least,
+            allow_changed_schema=settings.allow_changed_schema,
         )
 
     host = opened(settings.place)
     variants = () if settings.experiment is None else settings.experiment.variants
-    hosts = {variant.name: opened(variant.bundle, variant.name) for variant in variants if variant.bundle is not None}
+    own = [(variant.name, variant.bundle) for variant in variants if variant.bundle is not None]
+    hosts = {name: opened(bundle, name, lambda: host.answers) for name, bundle in own}
     logs = open_logs(settings.log_folder, metrics)
     trial = Trial(settings.experiment, hosts, logs.get("impressions"), clock)
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)

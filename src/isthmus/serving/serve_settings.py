@@ -25,6 +25,7 @@ class ServeSettings:
         shared_metrics: where several processes count together.
         engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
         experiment: divides requests among variants; None: all get the same.
+        allow_changed_schema: also take a bundle, or a variant's, for which requests that are answered now are errors.
         log_folder: where impressions and feedback are written; None: nowhere.
     """
 
@@ -42,3 +43,4 @@ class ServeSettings:
     engine: Engine | None = None
     experiment: Experiment | None = None
     log_folder: Path | None = None
+    allow_changed_schema: bool = False

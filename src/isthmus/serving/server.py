@@ -76,7 +76,7 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> Non
 
 def try_opening(settings: ServeSettings) -> None:
     """Tell what is wrong with the bundle before any worker starts; raises InputError."""
-    from isthmus.serving.host import bundle_at
+    from isthmus.serving.place import bundle_at
     from isthmus.serving.service import open_service
 
     open_service(bundle_at(settings.place), check=settings.check, engine=settings.engine)
