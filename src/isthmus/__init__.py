@@ -3,7 +3,7 @@
 Each function is a verb of the command line. Importing this package is cheap: a verb loads what it needs when called.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -305,14 +305,20 @@ def serve(
     queue: int = 32,
     timeout_s: float = 5.0,
     max_body_bytes: int = 1 << 20,
+    connections: int = 800,
     check: bool = True,
     shared_metrics: Path | None = None,
     engine: Literal["eager", "onnx"] | None = None,
     experiment: Path | None = None,
     log_folder: Path | None = None,
     allow_changed_schema: bool = False,
+    on_listening: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
+    """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`.
+
+    Args:
+        on_listening: hears the address once requests to it are answered.
+    """
     try:
         from isthmus.abtest.assignment import read_experiment
         from isthmus.serving.serve_settings import ServeSettings
@@ -328,6 +334,7 @@ def serve(
         queue=queue,
         timeout_s=timeout_s,
         max_body_bytes=max_body_bytes,
+        connections=connections,
         check=check,
         shared_metrics=shared_metrics,
         engine=engine,
@@ -335,7 +342,7 @@ def serve(
         log_folder=log_folder,
         allow_changed_schema=allow_changed_schema,
     )
-    serve_place(settings, host=host, port=port, workers=workers)
+    serve_place(settings, host=host, port=port, workers=workers, on_listening=on_listening)
 
 
 def publish(bundle: Path, place: Path, *, allow_changed_schema: bool = False) -> str:

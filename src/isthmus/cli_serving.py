@@ -114,6 +114,7 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--queue", type=int, default=32, help="requests that may wait in each (default: 32)")
     verb.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for an answer (default: 5)")
     verb.add_argument("--max-body", type=int, default=1 << 20, metavar="BYTES", help="of a request (default: 1 MiB)")
+    verb.add_argument("--connections", type=int, default=800, help="that may be open in each (default: 800)")
     verb.add_argument(
         "--engine", choices=("eager", "onnx"), help="what computes the networks (default: onnx where the bundle has it)"
     )
@@ -133,7 +134,7 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    for name, least in (("workers", 1), ("threads", 1), ("queue", 0), ("port", 0), ("max_body", 1)):
+    for name, least in (("workers", 1), ("threads", 1), ("queue", 0), ("port", 0), ("max_body", 1), ("connections", 1)):
         if getattr(given, name) < least:
             raise InputError(f"--{name.replace('_', '-')}: {getattr(given, name)} is below {least}")
     if not (given.timeout > 0 and given.retention > 0):
@@ -154,6 +155,7 @@ def _serve(given: argparse.Namespace) -> None:
             queue=given.queue,
             timeout_s=given.timeout,
             max_body_bytes=given.max_body,
+            connections=given.connections,
             check=not given.no_check,
             shared_metrics=shared,
             experiment=given.experiment,

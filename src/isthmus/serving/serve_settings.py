@@ -20,6 +20,7 @@ class ServeSettings:
         retention_days: how long an event counts.
         num_threads, queue, timeout_s: requests computed at a time, how many more may wait, and how long.
         max_body_bytes: of one request.
+        connections: how many may be open.
         poll_s: how often another bundle is looked for.
         check: whether every byte of the bundle is checked first.
         shared_metrics: where several processes count together.
@@ -37,6 +38,7 @@ class ServeSettings:
     queue: int = 32
     timeout_s: float = 5.0
     max_body_bytes: int = 1 << 20
+    connections: int = 800
     poll_s: float = 1.0
     check: bool = True
     shared_metrics: Path | None = None
