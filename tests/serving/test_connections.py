@@ -68,8 +68,11 @@ def test_headers_that_do_not_come_close_the_connection(server: httpx2.Client, st
     with connect(server) as connection:
         connection.sendall(start)
         answer = read_all(connection)
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert b'"slow_headers"' in answer
+    if start:
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b'"slow_headers"' in answer
+    else:
+        assert answer == b""  # nothing was asked, so nothing is answered
     assert 0.5 < monotonic() - began < 5.0
 
 

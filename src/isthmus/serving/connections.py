@@ -96,7 +96,11 @@ class Connection(asyncio.Protocol):
 
     def _late(self) -> None:
         self.timer = None
-        if not self._is_answering():
+        if self._is_answering():
+            return
+        if not self.num_header_bytes:  # a browser opens connections before it needs them, and takes this for an answer
+            self.transport.close()
+        else:
             text = f"the headers did not arrive within {self.header_s} s"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "slow_headers", text)
 
