@@ -57,7 +57,7 @@ def test_a_locked_store_is_said_soon_keeps_nothing_and_leaves_recommendations_al
 ) -> None:
     file = tmp_path / "events.sqlite"
     event = {"events": [{"user": "someone new", "item": "i1", "domain": "shop"}]}
-    with client(bundle, events=str(file), timeout_s=2.0) as opened, ThreadPoolExecutor(6) as threads:
+    with client(bundle, events=str(file), timeout_s=8.0) as opened, ThreadPoolExecutor(6) as threads:
         assert opened.post("/v1/recommend", json={"domain": "shop", "user": "u3"}).status_code == 200
         other = sqlite3.connect(file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -70,7 +70,7 @@ def test_a_locked_store_is_said_soon_keeps_nothing_and_leaves_recommendations_al
         answers = [answer.result() for answer in posted]
         other.execute("ROLLBACK")
         other.close()
-        assert took < 0.4
+        assert took < 0.9
         assert [answer.status_code for answer in answers] == [503] * 4
         assert {answer.json()["error"]["code"] for answer in answers} == {"events_unavailable"}
         threading.Event().wait(0.2)
