@@ -44,7 +44,7 @@ from benchmarks.serving_sender import (
 
 from isthmus.files import markdown_table
 from isthmus.index.faiss_ivf import IVFIndex
-from isthmus.serving.host import publish
+from isthmus.serving.publishing import publish
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import Service, open_service
 

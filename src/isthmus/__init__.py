@@ -3,7 +3,7 @@
 Each function is a verb of the command line. Importing this package is cheap: a verb loads what it needs when called.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -305,13 +305,20 @@ def serve(
     queue: int = 32,
     timeout_s: float = 5.0,
     max_body_bytes: int = 1 << 20,
+    connections: int = 800,
     check: bool = True,
     shared_metrics: Path | None = None,
     engine: Literal["eager", "onnx"] | None = None,
     experiment: Path | None = None,
     log_folder: Path | None = None,
+    allow_changed_schema: bool = False,
+    on_listening: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`."""
+    """Serve a bundle, or what a place names, over HTTP until told to stop; arguments as of `ServeSettings`.
+
+    Args:
+        on_listening: hears the address once requests to it are answered.
+    """
     try:
         from isthmus.abtest.assignment import read_experiment
         from isthmus.serving.serve_settings import ServeSettings
@@ -327,27 +334,33 @@ def serve(
         queue=queue,
         timeout_s=timeout_s,
         max_body_bytes=max_body_bytes,
+        connections=connections,
         check=check,
         shared_metrics=shared_metrics,
         engine=engine,
         experiment=None if experiment is None else read_experiment(experiment),
         log_folder=log_folder,
+        allow_changed_schema=allow_changed_schema,
     )
-    serve_place(settings, host=host, port=port, workers=workers)
+    serve_place(settings, host=host, port=port, workers=workers, on_listening=on_listening)
 
 
-def publish(bundle: Path, place: Path) -> str:
-    """Let a serving place name a bundle, which its servers then take; gives the bundle's version."""
-    from isthmus.serving.host import publish as publish_bundle
+def publish(bundle: Path, place: Path, *, allow_changed_schema: bool = False) -> str:
+    """Let a serving place name a bundle, which its servers then take; gives the bundle's version.
 
-    return publish_bundle(bundle, place)
+    Args:
+        allow_changed_schema: also where requests that the present bundle answers would be errors.
+    """
+    from isthmus.serving.publishing import publish as publish_bundle
+
+    return publish_bundle(bundle, place, allow_changed_schema=allow_changed_schema).version
 
 
-def rollback(place: Path) -> str:
-    """Let a serving place name the bundle before; gives its version."""
-    from isthmus.serving.host import rollback as roll_back
+def rollback(place: Path, *, allow_changed_schema: bool = False) -> str:
+    """Let a serving place name the bundle before; gives its version. Arguments as of `publish`."""
+    from isthmus.serving.publishing import rollback as roll_back
 
-    return roll_back(place)
+    return roll_back(place, allow_changed_schema=allow_changed_schema)
 
 
 def reproduce(

@@ -19,6 +19,7 @@ from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 from isthmus.experiments import EXPERIMENTS
 from isthmus.files import json_text
+from isthmus.serving.listening import listen
 
 VERBS = {
     "ingest": "turn a public data set's own files into a log and its declaration",
@@ -221,13 +222,19 @@ def run_verb(given: argparse.Namespace) -> int:
             )
             print(f"{report}: written")
         case "demo":
-            bundle = isthmus.demo(given.data, given.out)
-            if given.serve is not None:
-                print(f"\nthe page is at http://127.0.0.1:{given.serve} until Ctrl-C stops it\n", flush=True)
-                isthmus.serve(bundle, port=given.serve)
+            _demo(given)
         case other:
             raise AssertionError(other)
     return 0
+
+
+def _demo(given: argparse.Namespace) -> None:
+    if given.serve is not None:
+        listen("127.0.0.1", given.serve).close()  # before minutes of work whose end it would be
+    bundle = isthmus.demo(given.data, given.out)
+    if given.serve is not None:
+        say = "\nthe page is at {} until Ctrl-C stops it\n"
+        isthmus.serve(bundle, port=given.serve, on_listening=lambda address: print(say.format(address), flush=True))
 
 
 def _init(logs: list[Path], out: Path | None) -> None:

@@ -21,6 +21,7 @@ def add_serving_arguments(verb: Mapping[str, argparse.ArgumentParser]) -> None:
     verb["publish"].add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle")
     for name in ("publish", "rollback"):
         verb[name].add_argument("place", type=Path, metavar="PLACE", help="the folder that servers are given")
+        _allow_changed_schema(verb[name])
 
 
 def run_serving_verb(given: argparse.Namespace) -> None:
@@ -31,11 +32,28 @@ def run_serving_verb(given: argparse.Namespace) -> None:
         case "serve":
             _serve(given)
         case "publish":
-            print(f"{given.place}: names bundle {isthmus.publish(given.bundle, given.place)}")
+            _publish(given)
         case "rollback":
-            print(f"{given.place}: names bundle {isthmus.rollback(given.place)} again")
+            version = isthmus.rollback(given.place, allow_changed_schema=given.allow_changed_schema)
+            print(f"{given.place}: names bundle {version} again")
         case other:
             raise AssertionError(other)
+
+
+def _allow_changed_schema(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--allow-changed-schema",
+        action="store_true",
+        help="also take a bundle to which requests may not say all that they may say now",
+    )
+
+
+def _publish(given: argparse.Namespace) -> None:
+    from isthmus.serving.publishing import publish
+
+    published = publish(given.bundle, given.place, allow_changed_schema=given.allow_changed_schema)
+    already = " already; the one to roll back to is as it was" if published.was_named else ""
+    print(f"{given.place}: names bundle {published.version}{already}")
 
 
 def _add_bundle(verb: argparse.ArgumentParser) -> None:
@@ -96,6 +114,7 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--queue", type=int, default=32, help="requests that may wait in each (default: 32)")
     verb.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for an answer (default: 5)")
     verb.add_argument("--max-body", type=int, default=1 << 20, metavar="BYTES", help="of a request (default: 1 MiB)")
+    verb.add_argument("--connections", type=int, default=800, help="that may be open in each (default: 800)")
     verb.add_argument(
         "--engine", choices=("eager", "onnx"), help="what computes the networks (default: onnx where the bundle has it)"
     )
@@ -110,11 +129,12 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
         "--log-folder", type=Path, metavar="DIR", help="write what is shown, and feedback, here in Parquet"
     )
     verb.add_argument("--token", help=f"what requests must bear (default: the environment's {TOKEN}, else none)")
+    _allow_changed_schema(verb)
     verb.add_argument("--no-check", action="store_true", help="open the bundle without reading every byte first")
 
 
 def _serve(given: argparse.Namespace) -> None:
-    for name, least in (("workers", 1), ("threads", 1), ("queue", 0), ("port", 0), ("max_body", 1)):
+    for name, least in (("workers", 1), ("threads", 1), ("queue", 0), ("port", 0), ("max_body", 1), ("connections", 1)):
         if getattr(given, name) < least:
             raise InputError(f"--{name.replace('_', '-')}: {getattr(given, name)} is below {least}")
     if not (given.timeout > 0 and given.retention > 0):
@@ -135,10 +155,12 @@ def _serve(given: argparse.Namespace) -> None:
             queue=given.queue,
             timeout_s=given.timeout,
             max_body_bytes=given.max_body,
+            connections=given.connections,
             check=not given.no_check,
             shared_metrics=shared,
             experiment=given.experiment,
             log_folder=given.log_folder,
+            allow_changed_schema=given.allow_changed_schema,
             engine=given.engine,
         )
     finally:

@@ -20,7 +20,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.serving.app import new_app
 from isthmus.serving.edge import Edge
 from isthmus.serving.gate import Gate, OverloadedError
-from isthmus.serving.host import publish, rollback
+from isthmus.serving.publishing import publish, rollback
 from isthmus.serving.requests import Recommendation, RecommendRequest
 from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import Service, open_service
@@ -351,7 +351,7 @@ def test_a_published_bundle_is_taken_and_rolled_back_while_requests_run(
     first = Path(shutil.copytree(bundle, tmp_path / "first"))
     second = new_bundle(tmp_path / "second", tiny_dataset)
     place = tmp_path / "place"
-    version = publish(first, place)
+    version = publish(first, place).version
     started, release, plain = threading.Event(), threading.Event(), Service.recommend
     held: list[Any] = []
 
@@ -372,7 +372,7 @@ def test_a_published_bundle_is_taken_and_rolled_back_while_requests_run(
         asking = threading.Thread(target=lambda: held.append(opened.post("/v1/recommend", json=body)))
         asking.start()
         assert started.wait(10)
-        assert publish(tmp_path / "second", place) == second.version
+        assert publish(tmp_path / "second", place).version == second.version
         wait_for(lambda: serves() == second.version)
         assert opened.post("/v1/recommend", json={**body, "k": 6}).json()["bundle"] == second.version
         release.set()

@@ -3,17 +3,20 @@
 import logging
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import pytest
 import redis
+from redis.commands.core import Script
 from tests.serving.running import redis_server
 
 from isthmus.errors import InputError
-from isthmus.serving.event_store import MOST_RECENT, Event, EventStore, EventsUnavailableError
-from isthmus.serving.stored_events import open_store
+from isthmus.serving.event_store import MOST_RECENT, Decide, Event, EventStore, EventsUnavailableError, always
+from isthmus.serving.stored_events import StoredEvents, open_store
 
 Open = Callable[[], EventStore]
 
@@ -50,6 +53,47 @@ def test_an_id_counts_once_and_a_failed_batch_leaves_nothing(opened: Open) -> No
     with pytest.raises(UnicodeEncodeError):
         store.add([Event("u", "i4", "a"), Event("u", "\ud800", "a")], now=0.0)
     assert store.recent("u", now=0.0) == [("i1", "a")]
+
+
+def test_an_id_is_a_users_own(opened: Open) -> None:
+    store = opened()
+    assert store.add([Event("u", "i1", "a", "x"), Event("v", "i2", "a", "x")], now=0.0) == 2
+    # no two pairs of a user and an id are taken for one
+    assert store.add([Event("u:1", "i1", "a", "2"), Event("u", "i3", "a", "1:2")], now=0.0) == 2
+    assert store.add([Event("v", "i2", "a", "x")], now=0.0) == 0
+    store.forget("u", now=0.0)
+    assert store.add([Event("v", "i2", "a", "x"), Event("u", "i1", "a", "x")], now=0.0) == 1
+    assert store.recent("v", now=0.0) == [("i2", "a")]
+
+
+def test_items_that_no_model_knows_push_nothing_out(opened: Open) -> None:
+    store = opened()
+    store.add([Event("u", "known", "a")], now=0.0)
+    for start in range(0, MOST_RECENT + 50, 50):
+        store.add([Event("u", f"new{start + n}", "a", is_known=False) for n in range(50)], now=1.0)
+    store.add([Event("u", "later", "a")], now=2.0)
+    recent = [item for item, _ in store.recent("u", now=3.0)]
+    assert (recent[0], recent[-1]) == ("known", "later")
+    assert recent[1:-1] == [f"new{n}" for n in range(50, MOST_RECENT + 50)]
+    assert store.forget("u", now=3.0) >= MOST_RECENT + 2
+    assert store.recent("u", now=3.0) == []
+
+
+def test_what_is_given_up_before_it_is_kept_is_not_kept(opened: Open) -> None:
+    class GivenUpError(Exception):
+        pass
+
+    def give_up() -> None:
+        raise GivenUpError
+
+    store = opened()
+    store.add([Event("u", "i1", "a")], now=0.0)
+    with pytest.raises(GivenUpError):
+        store.add([Event("u", "i2", "a")], now=0.0, decide=give_up)
+    with pytest.raises(GivenUpError):
+        store.forget("u", now=0.0, decide=give_up)
+    assert store.recent("u", now=0.0) == [("i1", "a")]
+    assert not store.is_forgotten("u")
 
 
 def test_texts_come_back_as_they_are(opened: Open) -> None:
@@ -111,7 +155,8 @@ def test_nothing_of_a_forgotten_user_is_left_in_redis(redis_url: str) -> None:
         assert len(server.keys("{isthmus}:id:*")) == MOST_RECENT
         assert 0 < server.pttl("{isthmus}:user:u") <= 100_000
         store.forget("u", now=0.0)
-        assert [key.decode() for key in server.keys("*")] == ["{isthmus}:forgotten"]
+        kept = {key.decode() for key in server.keys("*")}
+        assert {key for key in kept if not key.startswith("{isthmus}:write:")} == {"{isthmus}:forgotten"}
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
@@ -192,6 +237,36 @@ def test_redis_that_stops_is_told_of_and_keeps_what_it_acknowledged(tmp_path: Pa
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process as POSIX does")
+def test_redis_that_hung_does_not_write_what_was_given_up(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as (url, process):
+        store = open_store(url, retention_s=100.0, answer_s=0.4)
+        store.add([Event("u", "i1", "a")], now=0.0)
+        with pytest.raises(EventsUnavailableError, match="Timeout"):  # it stops between the asking and the writing
+            store.add([Event("u", "i2", "a")], now=0.0, decide=lambda: process.send_signal(signal.SIGSTOP))
+        process.send_signal(signal.SIGCONT)
+        sleep(0.2)
+        assert store.recent("u", now=0.0) == [("i1", "a")]
+        assert store.add([Event("u", "i2", "a")], now=0.0) == 1
+
+
+def test_what_is_sent_again_because_its_answer_was_lost_counts_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        server.flushdb()
+    store, plain = open_store(redis_url, retention_s=100.0), Script.__call__
+
+    def twice(self: Script, args: list[Any]) -> Any:
+        assert plain(self, args=args) == 1
+        return plain(self, args=args)
+
+    monkeypatch.setattr(Script, "__call__", twice)
+    assert store.add([Event("u", "i1", "a")], now=0.0) == 1
+    assert store.recent("u", now=0.0) == [("i1", "a")]
+    assert store.forget("u", now=0.0) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process as POSIX does")
 def test_redis_that_hangs_is_told_of_and_may_go_on(tmp_path: Path) -> None:
     with redis_server(tmp_path) as (url, process):
         store = open_store(url, retention_s=100.0)
@@ -210,3 +285,42 @@ def test_redis_that_may_lose_events_is_warned_of(tmp_path: Path, caplog: pytest.
         "Redis may lose events that were acknowledged",
         "Redis may evict events",
     ]
+
+
+class Hanging:
+    """A store that lets each asker wait and then fails, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now, self.wait_s, self.num_asked = 0.0, 1.0, 0
+
+    def recent(self, user: str, *, now: float) -> list[tuple[str, str]]:
+        self.num_asked += 1
+        self.now += self.wait_s
+        raise EventsUnavailableError("hangs")
+
+    def add(self, events: Sequence[Event], *, now: float, decide: Decide = always) -> int:
+        raise AssertionError
+
+    def forget(self, user: str, *, now: float, decide: Decide = always) -> int:
+        raise AssertionError
+
+    def is_forgotten(self, user: str) -> bool:
+        raise AssertionError
+
+    def expire(self, *, now: float) -> int:
+        raise AssertionError
+
+
+def test_a_store_that_lets_wait_is_left_alone_for_a_while() -> None:
+    store = Hanging()
+    stored = StoredEvents(store, lambda: 0.0, timer=lambda: store.now)
+    for _ in range(5):
+        with pytest.raises(EventsUnavailableError):
+            stored.recent("u")
+    assert (store.num_asked, store.now) == (1, 1.0)
+    store.now += 4.1  # four times as long as it let wait
+    store.wait_s = 0.0
+    for _ in range(3):  # one that fails at once is asked each time
+        with pytest.raises(EventsUnavailableError, match="hangs"):
+            stored.recent("u")
+    assert store.num_asked == 4

@@ -20,7 +20,8 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
-from isthmus.serving.host import Host, publish
+from isthmus.serving.host import Host
+from isthmus.serving.publishing import publish
 
 BODY = {"domain": "shop", "user": "u3", "k": 5}
 RESTART_S = 60
@@ -120,7 +121,7 @@ def test_a_bundle_of_other_domains_is_not_published(
 ) -> None:
     before = (place / "current.json").read_bytes()
     assert main(["publish", str(other), str(place)]) == 2
-    assert "has books, shop and not video, news, which the present bundle serves" in capsys.readouterr().err
+    assert "cannot answer what requests may say now: domain news, domain video;" in capsys.readouterr().err
     assert (place / "current.json").read_bytes() == before
     host = Host(place)
     assert not host.refresh()
@@ -139,7 +140,7 @@ def test_a_bundle_of_other_domains_in_the_place_of_the_one_that_serves_is_refuse
     assert not host.refresh()
     assert swaps == ["refused"]
     assert host.service.manifest.version == version
-    assert "not video, news" in str([getattr(record, "fields", {}) for record in caplog.records])
+    assert "domain news, domain video" in str([getattr(record, "fields", {}) for record in caplog.records])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
 from socket import socket
@@ -89,7 +90,7 @@ def test_the_benchmark_asks_the_bundle_both_ways(bundle: Path) -> None:
 def test_publish_and_rollback_print_the_version(
     bundle: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    second = new_bundle(tmp_path / "second", tiny_dataset).version
+    second = new_bundle(tmp_path / "second", tiny_dataset, exact_below=10).version
     place = str(tmp_path / "place")
     assert main(["rollback", place]) == 2
     assert main(["publish", str(bundle), place]) == 0
@@ -103,3 +104,30 @@ def test_publish_and_rollback_print_the_version(
     assert second in capsys.readouterr().out
     assert main(["publish", str(tmp_path), place]) == 2
     assert main(["publish", str(bundle), str(bundle)]) == 2
+
+
+def test_the_demo_looks_at_its_port_first_and_says_its_address_when_it_answers(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, printed = list[Path](), list[str]()
+
+    def demo(data: Path | None, out: Path) -> Path:
+        made.append(out)
+        return bundle
+
+    def serve(place: Path, *, port: int, on_listening: Callable[[str], None]) -> None:
+        printed.append(capsys.readouterr().out)
+        on_listening(f"http://127.0.0.1:{port}")
+
+    monkeypatch.setattr("isthmus.demo", demo)
+    monkeypatch.setattr("isthmus.serve", serve)
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["demo", "--serve", port, "--out", str(tmp_path)]) == 2
+    assert "cannot listen there" in capsys.readouterr().err
+    assert made == []
+    assert main(["demo", "--serve", port, "--out", str(tmp_path)]) == 0
+    assert (made, printed) == ([tmp_path], [""])
+    assert f"the page is at http://127.0.0.1:{port}" in capsys.readouterr().out

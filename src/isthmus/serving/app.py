@@ -28,13 +28,14 @@ from isthmus.serving.pages import add_page
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem, UnknownItemError
 from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import MOST_ITEMS, Service
-from isthmus.serving.stored_events import StoredEvents, open_store, unavailable
+from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store, unavailable
 from isthmus.serving.trial import Trial
 from isthmus.serving.view import domain_number
 
 LOG = logging.getLogger("isthmus.serving")
 DAY_S = 86_400.0
 EXPIRE_EVERY_S = 600.0
+WRITERS = 2
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     metrics = Metrics(settings.shared_metrics)
     store = None
     if settings.events is not None:
-        store = open_store(settings.events, retention_s=settings.retention_days * DAY_S)
+        within = answer_within(settings.timeout_s)
+        store = open_store(settings.events, retention_s=settings.retention_days * DAY_S, answer_s=within)
     events = None if store is None else StoredEvents(store, clock)
 
-    def opened(place: Path, variant: str = "") -> Host:
+    def opened(place: Path, variant: str = "", least: Callable[[], frozenset[str]] = frozenset) -> Host:
         return Host(
             place,
             events=events,
@@ -104,14 +106,19 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             engine=settings.engine,
             on_swap=lambda outcome: metrics.swaps.labels(outcome, variant).inc(),
             on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal, variant).set(index),
+            least=least,
+            allow_changed_schema=settings.allow_changed_schema,
         )
 
     host = opened(settings.place)
     variants = () if settings.experiment is None else settings.experiment.variants
-    hosts = {variant.name: opened(variant.bundle, variant.name) for variant in variants if variant.bundle is not None}
+    own = [(variant.name, variant.bundle) for variant in variants if variant.bundle is not None]
+    hosts = {name: opened(bundle, name, lambda: host.answers) for name, bundle in own}
     logs = open_logs(settings.log_folder, metrics)
     trial = Trial(settings.experiment, hosts, logs.get("impressions"), clock)
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)
+    # of their own: a store that lets us wait must not keep recommendations waiting
+    writes = Gate(num_threads=WRITERS, queue=settings.queue, timeout_s=settings.timeout_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -125,6 +132,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             with suppress(asyncio.CancelledError):
                 await task
         gate.close()
+        writes.close()
         for log in logs.values():
             log.flush()
 
@@ -132,7 +140,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     _add_errors(app)
     _add_state(app, host, metrics, gate)
     _add_recommendations(app, host, metrics, gate, trial)
-    _add_events(app, host, gate, store, clock)
+    _add_events(app, host, writes, store, clock)
     add_feedback(app, logs.get("feedback"), clock)
     add_page(app)
     return Edge(
@@ -176,7 +184,7 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate,
                     answers.append({"error": {"code": "bad_request", "message": str(error)}})
             return BatchAnswer(answers)
 
-        return _json(MANY.dump_json(await gate.run(work)))
+        return _json(MANY.dump_json(await gate.run(work, weight=len(batch.requests))))
 
     @app.post("/v1/score", response_model=Scores)
     async def score(body: ScoreBody) -> Response:
@@ -254,7 +262,7 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_events(app: FastAPI, host: Host, gate: Gate, store: EventStore | None, clock: Callable[[], float]) -> None:
+def _add_events(app: FastAPI, host: Host, writes: Gate, store: EventStore | None, clock: Callable[[], float]) -> None:
     def required() -> EventStore:
         if store is None:
             raise InputError(
@@ -265,18 +273,18 @@ def _add_events(app: FastAPI, host: Host, gate: Gate, store: EventStore | None, 
     @app.post("/v1/events")
     async def add_events(body: EventsBody) -> dict[str, int]:
         """What users took now. Once answered, the events are in the store and the user's next request reads them."""
-        kept, dataset = required(), host.service.view.dataset
+        kept, service = required(), host.service
         events = []
         for event in body.events:
-            name = host.service.domains[domain_number(dataset, event.domain)]
-            events.append(Event(event.user, event.item, name, event.id))
-        return {"stored": await gate.run(lambda: kept.add(events, now=clock()))}
+            name = service.domains[domain_number(service.view.dataset, event.domain)]
+            events.append(Event(event.user, event.item, name, event.id, known_to(service, event.item)))
+        return {"stored": await writes.write(lambda decide: kept.add(events, now=clock(), decide=decide))}
 
     @app.delete("/v1/users/{user:path}")
     async def forget(user: str) -> dict[str, int]:
         """Delete a user's events, and use nothing of what bundles know of the user from now on."""
         kept = required()
-        return {"deleted": await gate.run(lambda: kept.forget(user, now=clock()))}
+        return {"deleted": await writes.write(lambda decide: kept.forget(user, now=clock(), decide=decide))}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+from isthmus.serving.gate import OverloadedError
 from isthmus.serving.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +19,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("isthmus.serving")
 REQUEST_ID = "isthmus.request"  # where a request's scope has its id
 GUARDED = ("/v1/", "/metrics")
+SMALL_BODY, MOST_HELD = 1 << 16, 1 << 26
 
 
 class Edge:
@@ -41,6 +43,7 @@ class Edge:
     ) -> None:
         self.app, self.token, self.metrics, self.bundle = app, token, metrics, bundle
         self.max_body_bytes, self.timeout_s = max_body_bytes, timeout_s
+        self.num_held_bytes = 0  # of bodies that are not whole yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,9 +85,13 @@ class Edge:
             return
         try:
             async with asyncio.timeout(self.timeout_s):
-                body = await _read(receive, self.max_body_bytes)
+                body = await self._read(receive)
         except TimeoutError:
             await refuse(send, 408, "slow_body", f"the body did not arrive within {self.timeout_s} s")
+            return
+        except OverloadedError:
+            overloaded = "too many bodies are on their way already; ask again"
+            await refuse(send, 503, "overloaded", overloaded, ((b"retry-after", b"1"),))
             return
         except ConnectionError:
             return
@@ -102,20 +109,30 @@ class Edge:
 
         await self.app(scope, replay, send)
 
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The whole body; None where it is longer than the limit.
 
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None where it is longer than the limit."""
-    parts, length = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionError("the sender has left")
-        parts.append(message.get("body", b""))
-        length += len(parts[-1])
-        if length > limit:
-            return None
-        if not message.get("more_body", False):
-            return b"".join(parts)
+        Raises:
+            ConnectionError: the sender has left.
+            OverloadedError: the bodies that are on their way take too much memory; a small one is always read.
+        """
+        parts, length = [], 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionError("the sender has left")
+                parts.append(message.get("body", b""))
+                length += len(parts[-1])
+                self.num_held_bytes += len(parts[-1])
+                if length > self.max_body_bytes:
+                    return None
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+                if length > SMALL_BODY and self.num_held_bytes > max(MOST_HELD, 2 * self.max_body_bytes):
+                    raise OverloadedError
+        finally:
+            self.num_held_bytes -= length
 
 
 async def refuse(send: Send, status: int, code: str, message: str, more: Sequence[tuple[bytes, bytes]] = ()) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from fastapi import FastAPI
 
@@ -20,7 +21,7 @@ def open_logs(folder: Path | None, metrics: Metrics) -> dict[str, RowLog]:
     """The log of each kind; none without a folder.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or no file in it.
     """
     if folder is None:
         return {}
@@ -29,6 +30,9 @@ def open_logs(folder: Path | None, metrics: Metrics) -> dict[str, RowLog]:
         metrics.unlogged.labels(kind).inc(number)
 
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix="."):  # a folder that is there may not be one to write in
+            pass
         return {
             kind: RowLog(folder, kind, schema, on_lost=partial(count, kind))
             for kind, schema in (("impressions", IMPRESSIONS), ("feedback", FEEDBACK))

@@ -1,76 +1,26 @@
-"""Which bundle serves: a folder that may be replaced, or a place whose pointer names one; a new one is opened beside.
+"""The service of the bundle that a path means now: another one is opened beside it and then takes its place.
 
-A place is a folder with `current.json`: {"bundle": PATH, "previous": PATH or null}, paths relative to the place. Every
-request is answered by the service that `Host.service` gave it, so that a request under way ends on its own bundle.
+Every request is answered by the service that `Host.service` gave it: a request under way ends on its own bundle.
 """
 
-import json
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 from isthmus.errors import InputError
-from isthmus.files import write_text
-from isthmus.serving.bundle_files import MANIFEST, Manifest, read_manifest, require_intact
+from isthmus.serving.answerable import answerable, require_answers
+from isthmus.serving.bundle_files import read_manifest
 from isthmus.serving.drift import OnIndex
+from isthmus.serving.place import MANIFEST, POINTER, bundle_at, has_pointer, read_pointer, unfinished
 from isthmus.serving.requests import RecentEvents
 from isthmus.serving.serve_settings import Engine
 from isthmus.serving.service import Service, open_service
 
-POINTER = "current.json"
+LEAST_WAIT_S, MOST_WAIT_S = 1.0, 60.0  # between attempts at a bundle that could not be opened
 LOG = logging.getLogger("isthmus.serving")
-
-
-def publish(bundle: Path, place: Path) -> str:
-    """Let a place name a bundle, after every byte of it is checked; gives the bundle's version.
-
-    Raises:
-        InputError: the bundle is damaged or lacks a domain of the present one, or the place is a folder of something
-            else.
-    """
-    manifest = read_manifest(bundle)
-    require_intact(bundle, manifest)
-    if place.is_dir() and not (place / POINTER).is_file() and (place / MANIFEST).is_file():
-        raise InputError(f"{place}: holds a {MANIFEST}; give a folder for {POINTER}, new or in use")
-    previous = _pointer(place)["bundle"] if (place / POINTER).is_file() else None
-    if previous is not None and (place / previous / MANIFEST).is_file():
-        require_domains(bundle, manifest, read_manifest(place / previous))
-    _point(place, os.path.relpath(bundle.resolve(), place.resolve()), previous)
-    return manifest.version
-
-
-def rollback(place: Path) -> str:
-    """Let a place name the bundle before the present one, and gives its version; once more leads forward again.
-
-    Raises:
-        InputError: there is none, or it is damaged by now.
-    """
-    pointer = _pointer(place)
-    if pointer["previous"] is None:
-        raise InputError(f"{place / POINTER}: names no previous bundle; publish one with 'isthmus publish'")
-    former = place / str(pointer["previous"])
-    manifest = read_manifest(former)
-    require_intact(former, manifest)
-    _point(place, str(pointer["previous"]), pointer["bundle"])
-    return manifest.version
-
-
-def require_domains(folder: Path, manifest: Manifest, present: Manifest) -> None:
-    """Raises InputError where a bundle lacks a domain that is asked for now: it is of another schema."""
-    lacking = [name for name in present.domains if name not in manifest.domains]
-    if lacking:
-        raise InputError(
-            f"{folder}: has {', '.join(manifest.domains)} and not {', '.join(lacking)}, "
-            "which the present bundle serves; publish it in a place of its own"
-        )
-
-
-def bundle_at(place: Path) -> Path:
-    """The bundle that a path means: itself, or what its pointer names."""
-    if not (place / POINTER).is_file():
-        return place
-    return place / str(_pointer(place)["bundle"])
+Stamp = tuple[int, int, int, int]
 
 
 class Host:
@@ -79,6 +29,12 @@ class Host:
     Args:
         on_swap: hears `taken` or `refused` of every new bundle.
         on_drift: hears how far each domain's signals have drifted from training; starts anew with a new bundle.
+        least: what requests to it may say whatever it held before, such as those to the bundle that it is a variant of.
+        allow_changed_schema: also take a bundle for which requests that are answered now are errors.
+        timer: seconds, for the time between attempts.
+
+    Raises:
+        InputError: the bundle cannot be opened, or not all that `least` says can be said to it.
     """
 
     def __init__(
@@ -90,60 +46,149 @@ class Host:
         engine: Engine | None = None,
         on_swap: Callable[[str], None] = lambda _: None,
         on_drift: OnIndex | None = None,
+        least: Callable[[], frozenset[str]] = frozenset,
+        allow_changed_schema: bool = False,
+        timer: Callable[[], float] = monotonic,
     ) -> None:
         self.place, self.events, self.engine, self.on_swap = place, events, engine, on_swap
-        self.on_drift = on_drift
+        self.on_drift, self.least, self.allow_changed_schema, self.timer = on_drift, least, allow_changed_schema, timer
         folder = bundle_at(place)
         self._seen = _signature(folder)
+        self._served_at, self._served = folder, _stamps(folder)
         self.service: Service = open_service(folder, events=events, check=check, engine=engine, on_drift=on_drift)
+        self.answers = answerable(folder, self.service.manifest)
+        self._require(folder, self.answers, self.least())
+        self._refused: _Refused | None = None
+        self._told, self._wait_s = "", LEAST_WAIT_S
 
     def refresh(self) -> bool:
-        """Take another bundle into service where there is one by now; a damaged one is refused and told once."""
+        """Take another bundle into service where there is one by now.
+
+        One that cannot be opened is told of once. It is tried again when one of its files or the pointer has changed,
+        so that a copy is taken once it is complete, and, where the bundle itself was not at fault, after a while.
+        """
         try:
             folder = bundle_at(self.place)
             signature = _signature(folder)
         except (InputError, OSError):
             return False  # being replaced, or gone: what is open serves on
         if signature == self._seen:
+            self._tell_of_changes()
             return False
-        self._seen = signature
+        asked = _Refused((signature, _stamp(self.place / POINTER)), _stamps(folder), 0.0)
+        if not self._is_tried(asked):
+            return False
         try:
-            if folder == self.place:  # what a pointer names was compared when it was published
-                require_domains(folder, read_manifest(folder), self.service.manifest)
+            self._require_complete(folder)
+            stamps = _stamps(folder)
+            answers = answerable(folder, read_manifest(folder))
+            self._require(folder, answers, self._asked_for() | self.least())
             service = open_service(folder, events=self.events, engine=self.engine, on_drift=self.on_drift)
-        except (InputError, OSError) as error:
-            self.on_swap("refused")
-            LOG.error(
-                "bundle refused", extra={"fields": {"error": str(error), "bundle": self.service.manifest.version}}
-            )
+        except Exception as error:  # whatever it is: what serves goes on
+            self._refuse(error, asked)
             return False
-        self.service = service
+        self.service, self.answers = service, answers
+        self._seen, self._served, self._served_at = signature, stamps, folder
+        self._refused, self._told, self._wait_s = None, "", LEAST_WAIT_S
         self.on_swap("taken")
         LOG.info("bundle taken", extra={"fields": {"bundle": service.manifest.version}})
         return True
 
+    def _require_complete(self, folder: Path) -> None:
+        """By the length of its files, which costs little, before every byte is read."""
+        if wrong := unfinished(folder):
+            more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
+            raise _IncompleteError(f"{folder}: incomplete, {wrong[0]}{more}; taken once it is complete")
 
-def _signature(folder: Path) -> tuple[str, int, int]:
+    def _require(self, folder: Path, answers: frozenset[str], asked_for: frozenset[str]) -> None:
+        if not self.allow_changed_schema:
+            require_answers(folder, answers, asked_for)
+
+    def _asked_for(self) -> frozenset[str]:
+        """What requests may say. A pointer says it itself: whoever published has compared, or said that it is meant."""
+        named = read_pointer(self.place).answers if has_pointer(self.place) else None
+        return self.answers if named is None else named
+
+    def _is_tried(self, asked: "_Refused") -> bool:
+        """Whether a bundle is worth an attempt, or another one after that which was refused."""
+        if self._refused is None or asked.named != self._refused.named:
+            return True
+        has_changed = self._refused.files is None or asked.files != self._refused.files
+        return has_changed and self.timer() >= self._refused.again_at
+
+    def _refuse(self, error: Exception, asked: "_Refused") -> None:
+        is_incomplete = isinstance(error, _IncompleteError)
+        if not is_incomplete and self._refused is not None and asked.named != self._refused.named:
+            self._told, self._wait_s = "", LEAST_WAIT_S
+        # where it is not the bundle that was wrong, it may be taken as it is, later
+        files = asked.files if isinstance(error, InputError) else None
+        wait_s = 0.0 if is_incomplete else self._wait_s
+        self._refused = _Refused(asked.named, files, self.timer() + wait_s)
+        self._wait_s = min(MOST_WAIT_S, 2 * wait_s) or LEAST_WAIT_S
+        told = " ".join((str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}").split())
+        if (kind := "incomplete" if is_incomplete else told) == self._told:
+            return
+        self._told = kind
+        self.on_swap("refused")
+        LOG.error("bundle refused", extra={"fields": {"error": told, "bundle": self.service.manifest.version}})
+
+    def _tell_of_changes(self) -> None:
+        """Say once where files of the bundle that serves were written into: they are mapped into memory."""
+        now = {name: _stamp(self._served_at / name) for name in self._served}
+        changed = [name for name, then in self._served.items() if _is_written_into(then, now[name])]
+        if changed:
+            self._served = now
+            LOG.error(
+                "files of the bundle that serves were changed in place, and the process may die of it: put another "
+                "bundle there by renaming its folder",
+                extra={"fields": {"files": changed[:5], "folder": str(self._served_at)}},
+            )
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A bundle that was refused, or is asked for.
+
+    Attributes:
+        named: changes when another one is named, or its manifest is written.
+        files: change with its content; None: it is tried again though nothing has changed.
+        again_at: when, at the earliest.
+    """
+
+    named: object
+    files: Mapping[str, Stamp | None] | None
+    again_at: float
+
+
+class _IncompleteError(InputError):
+    """A bundle that is still being copied, perhaps."""
+
+
+def _is_written_into(then: Stamp | None, now: Stamp | None) -> bool:
+    """Whether it is the same file with another content, and not one that a rename has put there."""
+    return then is not None and now is not None and then[:2] == now[:2] and then != now
+
+
+def _stamps(folder: Path) -> dict[str, Stamp | None]:
+    """What changes with each of a bundle's files."""
+    try:
+        names = read_manifest(folder).files
+    except (InputError, OSError):
+        names = {}
+    return {name: _stamp(folder / name) for name in (MANIFEST, *names)}
+
+
+def _stamp(file: Path) -> Stamp | None:
+    """What changes with a file; None: there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _signature(folder: Path) -> tuple[str, Stamp | None]:
     """Changes when another bundle stands there."""
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: not a bundle (no {MANIFEST}); make one with 'isthmus bundle'")
-    status = (folder / MANIFEST).stat()
-    return str(folder.resolve()), status.st_ino, status.st_mtime_ns
-
-
-def _pointer(place: Path) -> dict[str, str | None]:
-    file = place / POINTER
-    if not file.is_file():
-        raise InputError(f"{place}: no {POINTER}; make one with 'isthmus publish BUNDLE {place}'")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: damaged ({error}); publish a bundle again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("bundle"), str):
-        raise InputError(f"{file}: names no bundle; publish one again with 'isthmus publish'")
-    previous = content.get("previous")
-    return {"bundle": content["bundle"], "previous": previous if isinstance(previous, str) else None}
-
-
-def _point(place: Path, bundle: str, previous: str | None) -> None:
-    write_text(place / POINTER, json.dumps({"bundle": bundle, "previous": previous}, indent=1) + "\n")
+    return str(folder.resolve()), _stamp(folder / MANIFEST)

@@ -4,60 +4,81 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
+from redis.commands.core import Script
 from redis.retry import Retry
 
 from isthmus.errors import InputError
-from isthmus.serving.event_store import MOST_RECENT, Event, EventsUnavailableError
+from isthmus.serving.event_store import MOST_RECENT, Decide, Event, EventsUnavailableError, always
 
 PREFIX = "{isthmus}:"  # braces: all keys in one slot, so that a script may touch several of them in a cluster
+KNOWN, UNKNOWN = "user:", "unknown:"  # what the keys of a user's lists begin with
 FORMAT = b"1"
 ANSWER_S = 1.0
 LOG = logging.getLogger("isthmus.serving")
 
-# An entry of a user's list is {user's item, domain, time, id}; what leaves the list takes its id's key with it.
+# An entry of a user's list is {user's item, domain, time, id}; what leaves the list takes its id's key with it. Items
+# that no model knows when they come have a list of their own. An id is a user's, so its key begins with how long the
+# user's name is: no two pairs of both have one key.
 LEAVE = """
-local function leave(list)
+local function id_key(user, id) return prefix .. 'id:' .. #user .. ':' .. user .. ':' .. id end
+local function leave(list, user)
     local entry = redis.call('LPOP', list)
     local id = cjson.decode(entry)[4]
-    if id ~= '' then redis.call('DEL', prefix .. 'id:' .. id) end
+    if id ~= '' then redis.call('DEL', id_key(user, id)) end
 end
 """
+# A write that its sender has given up must not happen: the server was stopped, perhaps, and goes on. And one whose
+# answer was lost with its connection is sent again, and must not happen twice.
+ONCE = """
+local time = redis.call('TIME')
+if tonumber(time[1]) + tonumber(time[2]) / 1e6 > tonumber(ARGV[2]) then return redis.error_reply('LATE too late') end
+local once = prefix .. 'write:' .. ARGV[3]
+local done = redis.call('GET', once)
+if done then return tonumber(done) end
+"""
 ADD = f"""
-local prefix, now, kept_ms, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-{LEAVE}
+local prefix, now, kept_ms, most = ARGV[1], ARGV[4], ARGV[5], tonumber(ARGV[6])
+{LEAVE}{ONCE}
 local added = 0
-for place = 5, #ARGV, 4 do
-    local user, item, domain, id = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
-    if id == '' or redis.call('SET', prefix .. 'id:' .. id, '', 'NX', 'PX', kept_ms) then
-        local list = prefix .. 'user:' .. user
+for place = 7, #ARGV, 5 do
+    local user, item, domain, id, kind = unpack(ARGV, place, place + 4)
+    if id == '' or redis.call('SET', id_key(user, id), '', 'NX', 'PX', kept_ms) then
+        local list = prefix .. kind .. user
         redis.call('RPUSH', list, cjson.encode({{item, domain, now, id}}))
         redis.call('PEXPIRE', list, kept_ms)
-        if redis.call('LLEN', list) > most then leave(list) end
+        if redis.call('LLEN', list) > most then leave(list, user) end
         added = added + 1
     end
 end
+redis.call('SET', once, added, 'PX', 60000)
 return added
 """
 FORGET = f"""
-local prefix = ARGV[1]
-{LEAVE}
-local list = prefix .. 'user:' .. ARGV[2]
-local count = redis.call('LLEN', list)
-for _ = 1, count do leave(list) end
-redis.call('HSET', prefix .. 'forgotten', ARGV[2], ARGV[3])
-return count
+local prefix, user = ARGV[1], ARGV[4]
+{LEAVE}{ONCE}
+local deleted = 0
+for _, kind in ipairs({{'user:', 'unknown:'}}) do
+    local list = prefix .. kind .. user
+    local count = redis.call('LLEN', list)
+    for _ = 1, count do leave(list, user) end
+    deleted = deleted + count
+end
+redis.call('HSET', prefix .. 'forgotten', user, ARGV[5])
+redis.call('SET', once, deleted, 'PX', 60000)
+return deleted
 """
 EXPIRE = f"""
-local prefix, oldest = ARGV[1], tonumber(ARGV[2])
+local prefix, oldest, user = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 {LEAVE}
 local count = 0
 while true do
     local entry = redis.call('LINDEX', KEYS[1], 0)
     if not entry or tonumber(cjson.decode(entry)[3]) > oldest then return count end
-    leave(KEYS[1])
+    leave(KEYS[1], user)
     count = count + 1
 end
 """
@@ -72,18 +93,19 @@ class RedisEvents:
     Args:
         url: redis://[user:password@]host[:port][/database], rediss:// with TLS, or unix://PATH.
         retention_s: how long an event is read; Redis deletes it then, at the latest as long after the user's last one.
+        answer_s: how long to wait for an answer.
 
     Raises:
         InputError: the address is malformed, no server answers there, or what it keeps is of another version.
     """
 
-    def __init__(self, url: str, *, retention_s: float) -> None:
-        self.retention_s = retention_s
+    def __init__(self, url: str, *, retention_s: float, answer_s: float = ANSWER_S) -> None:
+        self.retention_s, self.answer_s = retention_s, answer_s
         try:
             self._redis = redis.Redis.from_url(
                 url,
-                socket_timeout=ANSWER_S,
-                socket_connect_timeout=ANSWER_S,
+                socket_timeout=answer_s,
+                socket_connect_timeout=answer_s,
                 # once more where a connection has gone stale, not where the server is slow: requests wait meanwhile
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             )
@@ -105,20 +127,26 @@ class RedisEvents:
         self._forget = self._redis.register_script(FORGET)
         self._expire = self._redis.register_script(EXPIRE)
 
-    def add(self, events: Sequence[Event], *, now: float) -> int:
-        texts = [text for event in events for text in (event.user, event.item, event.domain, event.id or "")]
-        with self._answering():
-            return int(self._add(args=[PREFIX, repr(now), self._kept_ms, MOST_RECENT, *texts]))
+    def add(self, events: Sequence[Event], *, now: float, decide: Decide = always) -> int:
+        texts = [
+            text
+            for event in events
+            for text in (event.user, event.item, event.domain, event.id or "", KNOWN if event.is_known else UNKNOWN)
+        ]
+        return self._write(self._add, repr(now), self._kept_ms, MOST_RECENT, *texts, decide=decide)
 
     def recent(self, user: str, *, now: float) -> list[tuple[str, str]]:
         with self._answering():
-            entries = self._redis.lrange(_key(user), 0, -1)
-        read = [json.loads(entry) for entry in entries]
+            asked = self._redis.pipeline(transaction=False)
+            for kind in (KNOWN, UNKNOWN):
+                asked.lrange(f"{PREFIX}{kind}{user}", 0, -1)
+            lists = asked.execute()
+        read = [json.loads(entry) for entries in lists for entry in entries]
+        read.sort(key=lambda entry: float(entry[2]))
         return [(item, domain) for item, domain, time, _ in read if float(time) > now - self.retention_s]
 
-    def forget(self, user: str, *, now: float) -> int:
-        with self._answering():
-            return int(self._forget(args=[PREFIX, user, repr(now)]))
+    def forget(self, user: str, *, now: float, decide: Decide = always) -> int:
+        return self._write(self._forget, user, repr(now), decide=decide)
 
     def is_forgotten(self, user: str) -> bool:
         with self._answering():
@@ -130,9 +158,22 @@ class RedisEvents:
         Redis deletes all of a user's by itself once the last one is so old; what is left are older ones of users who
         are still active.
         """
+        num_deleted = 0
         with self._answering():
-            lists = self._redis.scan_iter(f"{PREFIX}user:*", count=1000)
-            return sum(int(self._expire(keys=[key], args=[PREFIX, repr(now - self.retention_s)])) for key in lists)
+            for kind in (KNOWN, UNKNOWN):
+                beginning = f"{PREFIX}{kind}".encode()
+                for key in self._redis.scan_iter(beginning + b"*", count=1000):
+                    oldest = repr(now - self.retention_s)
+                    num_deleted += int(self._expire(keys=[key], args=[PREFIX, oldest, key.removeprefix(beginning)]))
+        return num_deleted
+
+    def _write(self, script: Script, *arguments: str | int, decide: Decide) -> int:
+        """Run a script that is not run twice, and not after we have stopped to wait for it."""
+        with self._answering():
+            seconds, micros = self._redis.time()
+            decide()
+            until = repr(seconds + micros / 1e6 + self.answer_s / 2)
+            return int(script(args=[PREFIX, until, uuid4().hex, *arguments]))
 
     @property
     def _kept_ms(self) -> int:
@@ -160,7 +201,3 @@ class RedisEvents:
             yield
         except redis.RedisError as error:
             raise EventsUnavailableError(f"Redis at {self.where}: {error}") from error
-
-
-def _key(user: str) -> str:
-    return f"{PREFIX}user:{user}"

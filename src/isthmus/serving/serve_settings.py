@@ -20,11 +20,13 @@ class ServeSettings:
         retention_days: how long an event counts.
         num_threads, queue, timeout_s: requests computed at a time, how many more may wait, and how long.
         max_body_bytes: of one request.
+        connections: how many may be open.
         poll_s: how often another bundle is looked for.
         check: whether every byte of the bundle is checked first.
         shared_metrics: where several processes count together.
         engine: what computes the networks; None: `onnx` where the bundle has copies for it, else `eager`.
         experiment: divides requests among variants; None: all get the same.
+        allow_changed_schema: also take a bundle, or a variant's, for which requests that are answered now are errors.
         log_folder: where impressions and feedback are written; None: nowhere.
     """
 
@@ -36,9 +38,11 @@ class ServeSettings:
     queue: int = 32
     timeout_s: float = 5.0
     max_body_bytes: int = 1 << 20
+    connections: int = 800
     poll_s: float = 1.0
     check: bool = True
     shared_metrics: Path | None = None
     engine: Engine | None = None
     experiment: Experiment | None = None
     log_folder: Path | None = None
+    allow_changed_schema: bool = False

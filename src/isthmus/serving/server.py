@@ -4,28 +4,36 @@ What serving takes is imported where a worker begins: the supervisor of several 
 180 MB for nothing.
 """
 
+import faulthandler
 import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
-from socket import AF_INET, AF_INET6, create_server
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from isthmus.errors import InputError
+from isthmus.serving.connections import Connection
+from isthmus.serving.listening import listen
 from isthmus.serving.serve_settings import ServeSettings
+from isthmus.serving.supervisor import supervise
 
 if TYPE_CHECKING:
     from isthmus.serving.edge import Edge
+
+LOG = logging.getLogger("isthmus.serving")
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class JSONLines(logging.Formatter):
@@ -39,47 +47,65 @@ class JSONLines(logging.Formatter):
         return json.dumps(line | getattr(record, "fields", {}))
 
 
-def serve(settings: ServeSettings, *, host: str, port: int, workers: int) -> None:
+def serve(
+    settings: ServeSettings,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    on_listening: Callable[[str], None] = lambda _: None,
+) -> None:
     """Serve until told to stop (SIGTERM or SIGINT); requests under way are ended first.
 
+    Args:
+        on_listening: hears the address once requests to it are answered.
+
     Raises:
-        InputError: the bundle or the events cannot be opened, or the address cannot be used.
+        InputError: the bundle, the events or the logs cannot be opened, or the address cannot be used.
     """
-    if workers == 1:
-        try_opening(settings)
-    else:  # in a process that ends: what opening leaves in memory would stay with the supervisor, which serves nothing
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            process.submit(try_opening, settings).result()
     config = uvicorn.Config(
         partial(new_worker, settings),
         factory=True,
         workers=workers,
+        http=partial(Connection, settings.connections, settings.timeout_s),  # type: ignore[arg-type]
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than proxies keep theirs: a request must not meet a connection being closed
         timeout_graceful_shutdown=max(1, round(2 * settings.timeout_s)),
     )
+    if workers == 1:
+        config.load()
+    else:  # in a process that ends: what opening leaves in memory would stay with the supervisor, which serves nothing
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            try:
+                process.submit(try_opening, settings).result()
+            except BrokenProcessPool as error:
+                raise InputError(f"{settings.place}: the process that opened it was killed ({error})") from error
     log_json()
-    try:
-        listening = create_server((host, port), family=AF_INET6 if ":" in host else AF_INET, backlog=config.backlog)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({error})") from error
-    address = f"http://{host}:{listening.getsockname()[1]}"
-    logging.getLogger("isthmus.serving").info("listening", extra={"fields": {"address": address, "workers": workers}})
+    listening = listen(host, port, backlog=config.backlog)
+
+    def tell() -> None:
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        LOG.info("listening", extra={"fields": {"address": address, "workers": workers}})
+        on_listening(address)
+
     with listening:
         if workers > 1:
-            Multiprocess(config, sockets=[listening]).run()
+            supervise(config, listening, settings.place, tell)
         else:
+            tell()
             uvicorn.Server(config).run(sockets=[listening])
 
 
 def try_opening(settings: ServeSettings) -> None:
-    """Tell what is wrong with the bundle before any worker starts; raises InputError."""
-    from isthmus.serving.host import bundle_at
-    from isthmus.serving.service import open_service
+    """Open all that a worker opens, to tell what is wrong before any starts; raises InputError."""
+    os.environ.pop(METRICS, None)  # what is counted here is nobody's
+    from isthmus.serving.app import new_app
 
-    open_service(bundle_at(settings.place), check=settings.check, engine=settings.engine)
+    log_json()
+    new_app(replace(settings, shared_metrics=None))
 
 
 def new_worker(settings: ServeSettings) -> "Edge":
@@ -90,9 +116,15 @@ def new_worker(settings: ServeSettings) -> "Edge":
 
     log_json()
     torch.set_num_threads(1)
-    if (supervisor := parent_process()) is not None:
-        Thread(target=stop_after, args=(supervisor,), daemon=True).start()
-    return new_app(settings)
+    faulthandler.enable(file=2)  # says where a process was that dies of a file that was cut short under it
+    if (supervisor := parent_process()) is None:
+        return new_app(settings)
+    Thread(target=stop_after, args=(supervisor,), daemon=True).start()
+    try:
+        return new_app(settings)
+    except InputError as error:
+        LOG.error("worker cannot start", extra={"fields": {"error": str(error)}})
+        sys.exit(2)  # and not uvicorn's code for it, by which one worker would end those that serve
 
 
 def stop_after(supervisor: BaseProcess) -> None:
