@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from isthmus.serving.attributes import Filter
 from isthmus.serving.requests import RecommendRequest, ScoreRequest
@@ -10,7 +10,8 @@ from isthmus.serving.service import MOST_ITEMS
 
 MOST_REQUESTS = 100
 Name = Annotated[StrictStr, Field(min_length=1, max_length=500)]
-Single = Name | StrictInt | FiniteFloat
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Single = Name | StrictInt | Number
 Context = dict[Name, Single | Annotated[list[Name | StrictInt], Field(max_length=MOST_ITEMS)]]
 
 
@@ -30,8 +31,8 @@ class Take(Body):
 class Range(Body):
     """A number from `min` to `max`, both included; one may be missing."""
 
-    min: FiniteFloat | None = None
-    max: FiniteFloat | None = None
+    min: Number | None = None
+    max: Number | None = None
 
 
 History = Annotated[list[Name | Take], Field(max_length=MOST_ITEMS)]

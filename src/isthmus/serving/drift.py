@@ -44,7 +44,8 @@ class Bins(BaseModel):
             return len(self.counts) - 1
         if self.values is not None:
             return self.values.index(str(value)) if str(value) in self.values else len(self.values)
-        return bisect_right(self.edges, float(value))
+        # training rows had none of it at all: nor is it known then whether it is a number
+        return bisect_right(self.edges, float(value)) if self.edges else 0
 
 
 Reference = Mapping[str, Mapping[str, Bins]]
