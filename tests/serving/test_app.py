@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
@@ -389,3 +390,48 @@ def test_a_published_bundle_is_taken_and_rolled_back_while_requests_run(
 
 def test_the_application_is_its_edge(bundle: Path) -> None:
     assert isinstance(new_app(ServeSettings(bundle, check=False)), Edge)
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch", "/v1/score", "/v1/domains"])
+def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise LookupError("of our own making")
+
+    for name in ("recommend", "score", "is_ranked"):
+        monkeypatch.setattr(Service, name, broken)
+    asked = {"domain": "shop", "user": "u3"}
+    body = {"requests": [asked]} if path.endswith("batch") else asked | ({"items": ["i1"]} if "score" in path else {})
+    with client(bundle) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
+        answer = opened.get(path) if path.endswith("domains") else opened.post(path, json=body)
+        assert f'route="{path}",status="500"' in opened.get("/metrics").text
+    assert answer.status_code == 500
+    assert answer.json() == {"error": {"code": "internal", "message": "an error of the service; its log has it"}}
+    (failed,) = [record for record in caplog.records if record.message == "request failed"]
+    assert failed.exc_info is not None
+    assert failed.exc_info[0] is LookupError
+    assert failed.__dict__["fields"]["request"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("user", ["new\nline", "a/b", "\n", "ü ?#", "end\n", "x/similar", "\x00\u2028"])
+def test_a_user_of_any_id_can_be_forgotten(bundle: Path, tmp_path: Path, user: str) -> None:
+    with client(bundle, events=str(tmp_path / "events.sqlite")) as opened:
+        event = {"user": user, "item": "i1", "domain": "shop"}
+        assert opened.post("/v1/events", json={"events": [event, event]}).json() == {"stored": 2}
+        assert opened.delete(f"/v1/users/{quote(user, safe='')}").json() == {"deleted": 2}
+        assert opened.post("/v1/recommend", json={"domain": "shop", "user": user}).json()["basis"] == "popular"
+
+
+@pytest.mark.parametrize("item", ["x\ny", "a/b", "\n", "end\n", "x/similar", "ü ?#"])
+def test_an_item_of_any_id_can_be_asked_for(asked: TestClient, monkeypatch: pytest.MonkeyPatch, item: str) -> None:
+    heard = []
+
+    def similar(_: Service, named: str, domain: str, k: int) -> tuple[()]:
+        heard.append((named, domain, k))
+        return ()
+
+    monkeypatch.setattr(Service, "similar", similar)
+    answer = asked.get(f"/v1/items/{quote(item, safe='')}/similar", params={"domain": "shop"})
+    assert answer.status_code == 200
+    assert heard == [(item, "shop", 10)]

@@ -13,12 +13,13 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.direct import Direct
-from isthmus.serving.edge import REQUEST_ID, Edge
+from isthmus.serving.edge import INTERNAL, REQUEST_ID, Edge
 from isthmus.serving.event_store import Event, EventStore, EventsUnavailableError
 from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
 from isthmus.serving.gate import Gate, OverloadedError
@@ -75,6 +76,20 @@ class FoundUsers:
     users: tuple[str, ...]
     bundle: str
 
+
+class AnyText(Convertor[str]):
+    """A part of a path that may hold whatever an id does: slashes, and line breaks, which `path` does not match."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", AnyText())
 
 # made once: making one costs as much as several requests
 ONE, MANY = TypeAdapter(Recommendation), TypeAdapter(BatchAnswer)
@@ -185,7 +200,7 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate,
         items = await gate.run(lambda: service.score(body.request()))
         return _json(SCORES.dump_json(Scores(items, service.manifest.version)))
 
-    @app.get("/v1/items/{item:path}/similar", response_model=Similar)
+    @app.get("/v1/items/{item:any}/similar", response_model=Similar)
     async def similar(item: str, domain: str, k: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 10) -> Response:
         """The items of a domain that are most like one of it."""
         service = host.service
@@ -272,7 +287,7 @@ def _add_events(app: FastAPI, host: Host, gate: Gate, store: EventStore | None, 
             events.append(Event(event.user, event.item, name, event.id))
         return {"stored": await gate.run(lambda: kept.add(events, now=clock()))}
 
-    @app.delete("/v1/users/{user:path}")
+    @app.delete("/v1/users/{user:any}")
     async def forget(user: str) -> dict[str, int]:
         """Delete a user's events, and use nothing of what bundles know of the user from now on."""
         kept = required()
@@ -317,7 +332,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
-        return error(500, "internal", "an error of the service; its log has it")
+        return error(500, *INTERNAL)
 
 
 def _json(content: bytes) -> Response:
