@@ -149,9 +149,9 @@ def write_bundle(
         if with_onnx:
             _write_copies(folder, retrieval, ranking)
         manifest = write_manifest(folder, content)
+        service = open_service(folder, check=False)  # what cannot be opened is not put in place
         if not drift_rows:
             return manifest
-        service = open_service(folder, check=False)
         of_ranking = None if ranking is None else ranking.dataset
         reference = measured(service, retrieval.dataset, of_ranking, num_rows=drift_rows, seed=0)
         (folder / MANIFEST).unlink()
@@ -226,17 +226,18 @@ def _some_users(retrieval: RetrievalParts, domain: int) -> Float[Tensor, "user d
 
 
 def index_for(settings: AnyIndexSettings, num_items: int, exact_below: int) -> AnyIndexSettings:
-    """How a corpus of that size is searched.
+    """How a corpus of that size is searched: exactly also where it has fewer items than an inverted file would lists.
 
     The inverted file has four lists for the square root of the items, one in eight read until it is tuned.
     """
     if num_items < exact_below:
         return ExactIndexSettings()
-    if not isinstance(settings, ExactIndexSettings):
-        too_small = isinstance(settings, IVFIndexSettings) and num_items < settings.num_lists
-        return ExactIndexSettings() if too_small else settings
-    num_lists = max(1, int(4 * num_items**0.5))
-    return IVFIndexSettings(num_lists=num_lists, num_probes=max(1, num_lists // 8), eight_bits=True)
+    chosen = settings
+    if isinstance(settings, ExactIndexSettings):
+        num_lists = max(1, int(4 * num_items**0.5))
+        chosen = IVFIndexSettings(num_lists=num_lists, num_probes=max(1, num_lists // 8), eight_bits=True)
+    too_small = isinstance(chosen, IVFIndexSettings) and num_items < chosen.num_lists
+    return ExactIndexSettings() if too_small else chosen
 
 
 def _write_ranking(
