@@ -135,7 +135,49 @@ def test_health_readiness_and_documentation(asked: TestClient, bundle: Path) -> 
     assert asked.get("/readyz").json()["bundle"] == open_service(bundle).manifest.version
     paths = asked.get("/openapi.json").json()["paths"]
     assert set(paths) > {"/v1/recommend", "/v1/recommend/batch", "/v1/score", "/v1/domains", "/v1/events"}
-    assert asked.get("/docs").status_code == 200
+    for path in ("/healthz", "/readyz"):
+        head = asked.head(path)
+        assert (head.status_code, head.headers["content-type"]) == (200, "application/json")
+    page = asked.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in paths:
+        assert f"<code>{path}</code>" in page.text
+    assert "<td>integer, from 1 to 1000</td><td>10</td>" in page.text  # of k
+    for name in asked.get("/openapi.json").json()["components"]["schemas"]:
+        assert f'<section id="{name}">' in page.text
+    # nothing that a browser would fetch from elsewhere, or run
+    assert "//" not in page.text
+    assert "<script" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert asked.get("/redoc").status_code == 404
+
+
+KINDS: tuple[tuple[str, str], ...] = (
+    ('{"domain": "shop", "history": [3]}', "history.0: give a text or an object"),
+    ('{"domain": "shop", "history": [{"x": 1}]}', "history.0.item: field required; history.0.x: extra inputs are not"),
+    ('{"domain": "shop", "history": [""]}', "history.0: string should have at least 1 character"),
+    ('{"domain": "shop", "context": {"a": null}}', "context.a: give a text, a whole number, a number or a list"),
+    ('{"domain": "shop", "context": {"a": true}}', "context.a: give a text, a whole number, a number or a list"),
+    ('{"domain": "shop", "context": {"a": [1.5]}}', "context.a.0: give a text or a whole number"),
+    ('{"domain": "shop", "filters": {"a": 3}}', "filters.a: give a text, a list or an object"),
+    ('{"domain": "shop", "filters": {"a": {"min": "x"}}}', "filters.a.min: input should be a valid number"),
+    ('{"domain": "shop", "filters": {"a": {"max": true}}}', "filters.a.max: input should be a valid number"),
+    ('{"domain": "shop", "filters": {"a": []}}', "filters.a: list should have at least 1 item"),
+    ('["shop"]', "body: give an object"),
+)
+
+
+@pytest.mark.parametrize(("body", "expected"), KINDS)
+def test_a_value_of_the_wrong_kind_is_told_what_is_wanted_in_plain_words(
+    asked: TestClient, body: str, expected: str
+) -> None:
+    for path, sent in (("/v1/recommend", body), ("/v1/recommend/batch", f'{{"requests": [{body}]}}')):
+        answer = asked.post(path, content=sent.encode(), headers={"content-type": "application/json"})
+        assert answer.status_code == 422
+        text = message(answer).replace("requests.0.", "").replace("requests.0:", "body:")
+        assert text.startswith(expected)
+        for name in ("constrained", "Take", "Range", "list[", "instance", "dictionary"):
+            assert name not in text
 
 
 BAD_BODIES: tuple[tuple[str, str], ...] = (
