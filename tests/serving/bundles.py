@@ -15,7 +15,7 @@ from isthmus.data.simulator import simulate
 from isthmus.models.cdanet import CDAnet, CDAnetSettings
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
-from isthmus.serving.bundle_files import Manifest
+from isthmus.serving.bundle_files import Manifest, Shard
 from isthmus.serving.index_settings import AnyIndexSettings, ExactIndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
 from isthmus.training.ranking_stages import new_ranking_model
@@ -62,6 +62,7 @@ def new_bundle(
     exact_below: int = 1000,
     with_onnx: bool = False,
     drift_rows: int = 0,
+    shard: Shard | None = None,
 ) -> Manifest:
     """A bundle of untrained models; `domains` are those of the ranker, None is all."""
     (weights := out.with_name(f"{out.name}.pt")).write_bytes(b"weights")
@@ -71,7 +72,16 @@ def new_bundle(
         model, names = click_model(ranking), domains or ranking.schema.domain_names
         shares = kept_shares or (1.0,) * ranking.num_domains
         click = RankingParts(model, CDANET, ranking, names, model.targets, 15, score_field, shares, weights)
-    return write_bundle(out, parts, click, exact_below=exact_below, now=NOW, with_onnx=with_onnx, drift_rows=drift_rows)
+    return write_bundle(
+        out,
+        parts,
+        click,
+        exact_below=exact_below,
+        now=NOW,
+        with_onnx=with_onnx,
+        drift_rows=drift_rows,
+        shard=shard,
+    )
 
 
 def rich_log(folder: Path, *, has_clock: bool = True) -> Path:

@@ -245,6 +245,7 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
         return {
             "bundle": record.version,
             "created": record.created,
+            "shard": None if (shard := record.retrieval.shard) is None else shard.model_dump(),
             "domains": [
                 {
                     "name": corpus.domain,
