@@ -218,6 +218,13 @@ def test_a_bad_body_is_the_askers_mistake(asked: TestClient, body: str, expected
     assert expected.lower() in message(answer).lower()
 
 
+def test_a_whole_number_may_be_written_with_a_point(asked: TestClient) -> None:
+    answer = asked.post(
+        "/v1/recommend", content=b'{"domain": "shop", "k": 3.0}', headers={"content-type": "application/json"}
+    )
+    assert len(items(answer)) == 3
+
+
 def test_other_methods_and_paths_are_refused_in_json(asked: TestClient) -> None:
     for answer, status in (
         (asked.get("/v1/recommend"), 405),

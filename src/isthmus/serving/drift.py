@@ -19,7 +19,7 @@ QUANTILES = tuple(k / 10 for k in range(1, 10))
 SCORES = ("retrieval_score", "probability")  # a request without one says nothing of it
 HALF_WINDOW, LEAST, EVERY = 1000, 500, 50
 
-Value = float | str | None
+Value = float | int | str | None
 OnIndex = Callable[[str, str, float], None]
 """Hears a domain, a signal and its index."""
 

@@ -303,10 +303,10 @@ class Service:
         context: Mapping[str, ContextValue],
         found: Found,
         ranked: Ranked | None,
-    ) -> dict[str, float | str | None]:
+    ) -> dict[str, float | int | str | None]:
         """What a request was like, for drift: what the models read of it, and the best scores that came of it."""
         dataset = self.view.dataset
-        values: dict[str, float | str | None] = {"history": float(len(known.taken.item_row))}
+        values: dict[str, float | int | str | None] = {"history": float(len(known.taken.item_row))}
         for field in self._user_fields:
             place = known.user_row + (domain * dataset.num_users if dataset.is_by_domain(field) else 0)
             stored = dataset.features[field.name]
