@@ -265,6 +265,7 @@ def bundle(
     exact_below: int = 100_000,
     with_onnx: bool = True,
     drift_rows: int = 1000,
+    shard: tuple[int, int] | None = None,
 ) -> "isthmus.serving.bundle_files.Manifest":
     """Put all that serving needs of a retrieval run and, where given, of a ranking run into one folder.
 
@@ -275,6 +276,7 @@ def bundle(
         exact_below: a domain with fewer items is searched exactly, a larger one by FAISS.
         with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
         drift_rows: of each domain, the training rows that drift is measured from; 0: none.
+        shard: (i, n): of every corpus only the items whose row leaves i when divided by n; see docs/deployment.md.
     """
     from isthmus.api import bundle as bundle_runs
 
@@ -289,6 +291,7 @@ def bundle(
         exact_below=exact_below,
         with_onnx=with_onnx,
         drift_rows=drift_rows,
+        shard=shard,
     )
 
 

@@ -295,6 +295,7 @@ def bundle(
     exact_below: int = 100_000,
     with_onnx: bool = True,
     drift_rows: int = 1000,
+    shard: tuple[int, int] | None = None,
 ) -> "isthmus.serving.bundle_files.Manifest":
     """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
 
@@ -305,14 +306,18 @@ def bundle(
         exact_below: a domain with fewer items is searched exactly.
         with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
         drift_rows: of each domain, the training rows that drift is measured from; 0: none.
+        shard: (i, n): of every corpus only the items whose row leaves i when divided by n; see docs/deployment.md.
 
     Raises:
         InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
     """
     from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
+    from isthmus.serving.bundle_files import Shard
 
     if drift_rows < 0:
         raise InputError(f"drift_rows: {drift_rows} is below 0")
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard: {shard[0]}/{shard[1]} is none; of n there are 0/n to (n - 1)/n")
     run = Run.open(retrieval, dataset, device="cpu")
     parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
     click = None
@@ -334,7 +339,14 @@ def bundle(
     elif score_field is not None:
         raise InputError(f"score_field: {score_field!r} is of the ranker's data, and no ranking run is given")
     return write_bundle(
-        out, parts, click, exact_below=exact_below, now=datetime.now(UTC), with_onnx=with_onnx, drift_rows=drift_rows
+        out,
+        parts,
+        click,
+        exact_below=exact_below,
+        now=datetime.now(UTC),
+        with_onnx=with_onnx,
+        drift_rows=drift_rows,
+        shard=None if shard is None else Shard(place=shard[0], count=shard[1]),
     )
 
 

@@ -82,6 +82,17 @@ def _add_bundle(verb: argparse.ArgumentParser) -> None:
         help="training rows a domain that drift is measured from (default: 1000; 0: no drift)",
     )
 
+    verb.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="of every corpus only part I of N, from 0/N; see docs/deployment.md"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    place, _, count = text.partition("/")
+    if not (place.isascii() and place.isdigit() and count.isascii() and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4")
+    return int(place), int(count)
+
 
 def _bundle(given: argparse.Namespace) -> None:
     manifest = isthmus.bundle(
@@ -95,6 +106,7 @@ def _bundle(given: argparse.Namespace) -> None:
         exact_below=given.exact_below,
         with_onnx=not given.no_onnx,
         drift_rows=given.drift_rows,
+        shard=given.shard,
     )
     size = sum(record.num_bytes for record in manifest.files.values())
     for corpus in manifest.retrieval.corpora:

@@ -12,10 +12,13 @@ from torch import nn
 import isthmus
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
+from isthmus.index.exact import ExactIndex
+from isthmus.index.faiss_ivf import IVFIndex
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.bundle import index_for
 from isthmus.serving.bundle_files import Manifest, load_tensors, load_weights, save_tensors
 from isthmus.serving.index_settings import ExactIndexSettings, HNSWIndexSettings, IVFIndexSettings
+from isthmus.serving.indexes import build_index
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import open_service
 
@@ -163,6 +166,56 @@ def test_a_runs_index_is_kept_and_a_large_exact_one_is_not() -> None:
     assert index_for(ExactIndexSettings(), 10_000, 10_000) == IVFIndexSettings(
         num_lists=400, num_probes=50, eight_bits=True
     )
+
+
+@pytest.mark.parametrize("num_items", [1, 13, 14, 16, 100])
+def test_a_domain_of_fewer_items_than_lists_is_exact(num_items: int) -> None:
+    # 4 sqrt(14) = 14.97, so 14 lists for 14 items; 4 sqrt(13) = 14.4, and 14 are too many for 13
+    chosen = index_for(ExactIndexSettings(), num_items, 1)
+    vectors = torch.randn(num_items, 4, generator=torch.Generator().manual_seed(0))
+    built = build_index(chosen, vectors, torch.arange(num_items))
+    assert isinstance(built, {"exact": ExactIndex, "ivf": IVFIndex}[chosen.kind])
+    assert (chosen.kind == "exact") == (num_items < 14)
+
+
+def test_small_domains_of_a_bundle_without_an_exact_size_are_served(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Dataset.corpus
+    monkeypatch.setattr(Dataset, "corpus", lambda self, domain: plain(self, domain)[: (30, 5, 1)[domain]])
+    for drift_rows in (0, 5):
+        manifest = new_bundle(tmp_path / "bundle", tiny_dataset, exact_below=1, drift_rows=drift_rows)
+        assert [(one.kind, one.num_items) for one in manifest.retrieval.corpora] == [
+            ("ivf", 30),
+            ("exact", 5),
+            ("exact", 1),
+        ]
+        service = open_service(tmp_path / "bundle")
+        for domain in service.domains:
+            assert service.recommend(RecommendRequest(domain, user="u3")).items
+
+
+def test_what_cannot_be_opened_is_not_put_in_place(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IVFIndex, "save", lambda self, folder: None)
+    with pytest.raises(InputError, match=r"inverted_file\.faiss: .* is not readable"):
+        new_bundle(tmp_path / "bundle", tiny_dataset, exact_below=1)
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("index", "name"), [(None, "inverted_file.faiss"), (HNSWIndexSettings(), "graph.faiss")])
+def test_an_index_that_cannot_be_read_is_named(
+    tiny_dataset: Dataset, tmp_path: Path, index: HNSWIndexSettings | None, name: str
+) -> None:
+    new_bundle(tmp_path / "bundle", tiny_dataset, exact_below=1, index=index)
+    for broken in (name, "item_row.npy"):
+        folder = Path(shutil.copytree(tmp_path / "bundle", tmp_path / broken))
+        for content in (b"no index", b"", None):
+            file = folder / "retrieval" / "corpus" / "0" / broken
+            file.unlink() if content is None else file.write_bytes(content)
+            with pytest.raises(InputError, match=rf"{name}: it, or item_row.npy beside it, is not readable"):
+                open_service(folder, check=False)
 
 
 def test_tensors_that_share_memory_are_written_once(tmp_path: Path) -> None:

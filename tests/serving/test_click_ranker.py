@@ -7,14 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from tests.serving.bundles import CDANET, click_model, new_bundle
+import torch
+from tests.serving.bundles import CDANET, PERSONAL, click_model, new_bundle, rich_log
 
 from isthmus.data.dataset import Dataset, Lists
 from isthmus.data.prepare import prepare
-from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
-from isthmus.serving.drift import DriftMonitor
+from isthmus.serving.drift import DriftMonitor, bins_of
 from isthmus.serving.drift_reference import measured
 from isthmus.serving.requests import RecommendRequest, ScoreRequest
 from isthmus.serving.score import score_file
@@ -25,50 +24,11 @@ CONTEXT: dict[str, Any] = {"device": "phone", "tags": ["b", "new", "a"], "hour":
 CLOCKS = ("with a clock", "without a clock")
 
 
-def rich_log(folder: Path, clock: str) -> Path:
-    """A labelled log with every kind of context and row field; without a clock, statistics go by folds."""
-    log = simulate(folder / "log", num_users=100, num_items=50, seed=2, num_shown=2)
-    events = pq.read_table(log.parent / "events.parquet")
-    number = np.arange(events.num_rows)
-    for name, values in (
-        ("device", np.array(["phone", "desk"])[number % 2]),
-        ("tags", np.array(["a|b", "c", ""])[number % 3]),
-        ("hour", number % 24 + 0.5),
-        ("slot", np.array(["top", "side", "foot"])[number % 3]),
-        ("found", np.sin(number)),
-    ):
-        events = events.append_column(name, pa.array(values))
-    pq.write_table(events, log.parent / "events.parquet")
-    content = yaml.safe_load(log.read_text())
-    for name, side, kind in (
-        ("device", "context", "categorical"),
-        ("tags", "context", "multi_valued"),
-        ("hour", "context", "number"),
-        ("slot", "row", "categorical"),
-        ("found", "row", "number"),
-    ):
-        content["fields"].append({"name": name, "side": side, "kind": kind})
-    for scope in ("own", "other"):
-        shown = {"name": f"taken_{scope}", "side": "user", "kind": "history", "scope": scope, "max_length": 3}
-        content["fields"].append({**shown, "table": "history"})
-    for of, scope, value in (
-        *(("category", "all", "mean"), ("device", "own", "mean"), ("slot", "other", "mean")),
-        *(("item", "own", "adjusted_mean"), ("user", "other", "adjusted_mean"), ("category", "own", "adjusted_mean")),
-    ):
-        statistic = {"name": f"{value}_of_{of}", "side": "row", "kind": "statistic", "of": of}
-        content["fields"].append(statistic | {"scope": scope, "value": value})
-    if clock == "without a clock":
-        del content["events"]["time"]
-        content["split"] = {"by": "random", "seed": 1}
-    log.write_text(yaml.safe_dump(content, sort_keys=False))
-    return log
-
-
 @pytest.fixture(scope="module", params=CLOCKS)
 def rich(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Service]:
     """The dataset, and a bundle of retrieval and ranking on it whose ranker takes retrieval's score as `found`."""
     folder = tmp_path_factory.mktemp("rich")
-    dataset = prepare(rich_log(folder, request.param), folder / "dataset")
+    dataset = prepare(rich_log(folder, has_clock=request.param == "with a clock"), folder / "dataset")
     new_bundle(folder / "bundle", dataset, dataset, score_field="found", kept_shares=shares(dataset))
     return dataset, open_service(folder / "bundle")
 
@@ -189,3 +149,64 @@ def test_a_context_that_changes_in_one_domain_is_drift_there(rich: tuple[Dataset
     assert told["shop", "context.device"] > 1
     assert told["video", "context.device"] < 0.2
     assert told["video", "context.hour"] > 1  # always 7.5
+
+
+MISTAKEN: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"hour": "abc"}, "context.hour: 'abc' is not a number"),
+    ({"hour": ["a"]}, r"context.hour: \['a'\] is not a number"),
+    ({"hour": True}, "context.hour: True is not a number"),
+    ({"hour": 10**400}, "context.hour: no number that the model can read; give a finite one"),
+    ({"hour": 1e308}, "context.hour: no number that the model can read"),
+    ({"hour": -1e40}, "context.hour: no number that the model can read"),
+    ({"hour": float("nan")}, "context.hour: no number that the model can read"),
+    ({"device": 3.5}, "context.device: 3.5 is not a text"),
+    ({"slot": ["top"]}, r"context.slot: \['top'\] is not a text"),
+    ({"tags": 3}, "context.tags: 3 is not a list"),
+    ({"hours": 3}, "context.hours: unknown context field; did you mean 'hour'"),
+)
+
+
+@pytest.mark.parametrize(("context", "message"), MISTAKEN)
+def test_a_context_is_checked_alike_whoever_asks(
+    rich: tuple[Dataset, Service], context: dict[str, Any], message: str
+) -> None:
+    asked: tuple[dict[str, Any], ...] = ({"user": "u1"}, {"user": "nobody"}, {"history": (("i1", "shop"),)}, {})
+    for user in asked:
+        with pytest.raises(InputError, match=message):
+            rich[1].recommend(RecommendRequest("shop", context=context, **user))
+        with pytest.raises(InputError, match=message):
+            rich[1].score(ScoreRequest("shop", ("i1",), context=context, **user))
+
+
+def test_what_only_one_model_reads_is_checked_too(tmp_path: Path) -> None:
+    dataset = prepare(rich_log(tmp_path), tmp_path / "dataset")
+    without = tuple(field.name for field in dataset.schema.fields if field.name not in ("hour", "device", "slot"))
+    settings = PERSONAL.model_copy(update={"fields": without})
+    new_bundle(tmp_path / "bundle", dataset, dataset, settings=settings, drift_rows=20)
+    service = open_service(tmp_path / "bundle", on_drift=lambda *_: None)
+    assert "hour" not in service.view.context_fields
+    for user in ("u1", "nobody"):
+        with pytest.raises(InputError, match="'abc' is not a number"):
+            service.recommend(RecommendRequest("shop", user=user, context={"hour": "abc"}))
+        assert service.recommend(RecommendRequest("shop", user=user, context=CONTEXT)).items
+
+
+def test_a_score_that_is_no_number_is_never_answered(
+    rich: tuple[Dataset, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, service = rich
+    for name in ("encoder", "scorer"):
+        of = service.retriever if name == "encoder" else service.ranker
+        plain = getattr(of, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(of, name, lambda *given, plain=plain: plain(*given) * torch.inf)
+            for context in ({"hour": 9.5}, {}):
+                refusal = pytest.raises(InputError, match=r"context\.hour: so far from the numbers of training")
+                with refusal if context else pytest.raises(ArithmeticError):
+                    service.recommend(RecommendRequest("shop", user="u1", context=context))
+                with refusal if context else pytest.raises(ArithmeticError):
+                    service.score(ScoreRequest("shop", ("i1",), user="u1", context=context))
+
+
+def test_a_text_where_training_had_no_value_is_no_drift_and_no_error() -> None:
+    assert bins_of([None, None]).place("phone") == bins_of([None]).place(3.0) == 0

@@ -101,7 +101,7 @@ def test_copies_take_any_number_of_rows(bundle: Path, tiny_dataset: Dataset, num
         assert torch.allclose(copies(users, domain), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 64])
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 64])
 def test_one_row_of_the_user_stands_for_all(bundle: Path, labelled: Dataset, num_rows: int) -> None:
     sizes, tables = ranking_sizes(labelled, None), table_sizes(labelled, None, ALL_SIDES)
     generator = torch.Generator().manual_seed(3)
@@ -118,6 +118,7 @@ def test_one_row_of_the_user_stands_for_all(bundle: Path, labelled: Dataset, num
         with torch.inference_mode():
             expected = eager(repeated, domain)
             assert torch.allclose(eager(once, domain), expected, atol=1e-6)
+        assert copies(once, domain).shape == (num_rows,)
         assert torch.allclose(copies(once, domain), expected, atol=1e-5)
 
 
@@ -134,6 +135,8 @@ def test_a_copy_unlike_its_model_is_refused_with_the_difference() -> None:
         require_parity(model, lambda inputs: inputs["x"] + 0.5, draw, "user tower of 'shop'")
     with pytest.raises(InputError, match="by up to nan"):
         require_parity(model, lambda inputs: inputs["x"] * torch.nan, draw, "tower")
+    with pytest.raises(InputError, match="by up to nan"):  # as where a copy makes a row of none
+        require_parity(model, lambda inputs: torch.ones(max(1, len(inputs["x"]))), draw, "tower")
     assert largest_difference(torch.tensor([0.0, 3.0]), torch.tensor([0.1, 3.0])) == pytest.approx(0.1)
 
 

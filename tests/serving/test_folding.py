@@ -49,6 +49,7 @@ def differences(model: nn.Module, folder: Path, domain: int = 0, sizes: RankingS
     eager = EagerRowScorer(model.eval(), num_domains=len(NAMES))
     copy = OnnxRowScorer({domain: folder / f"ranker-{domain}.onnx"})
     with torch.inference_mode():
+        assert copy(drawn(0, sizes), domain).shape == eager(drawn(0, sizes), domain).shape == (0,)
         return max(
             float((copy(rows, domain) - eager(rows, domain)).abs().max())
             for rows in (drawn(count, sizes) for count in (1, 2, 50))

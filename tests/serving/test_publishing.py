@@ -17,7 +17,7 @@ from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
 from isthmus.serving.answerable import answerable
 from isthmus.serving.app import new_app
-from isthmus.serving.bundle_files import read_manifest
+from isthmus.serving.bundle_files import Shard, read_manifest
 from isthmus.serving.host import Host
 from isthmus.serving.publishing import publish, rollback
 from isthmus.serving.serve_settings import ServeSettings
@@ -70,12 +70,24 @@ def named(place: Path) -> tuple[str, str | None]:
 
 
 def test_what_requests_may_say_to_a_bundle(more: Path, less: Path) -> None:
-    domains = {"domain shop", "domain video", "domain news"}
+    domains = {"domain shop", "domain video", "domain news", "the whole of every corpus"}
     by_category = {f"filters.category (text) in {name}" for name in ("shop", "video", "news")}
     by_price = {f"filters.price (number) in {name}" for name in ("shop", "video", "news")}
     said = answerable(more, read_manifest(more))
     assert said == domains | by_category | by_price | {"context.where (text)", "history"}
     assert answerable(less, read_manifest(less)) == domains | by_category
+
+
+def test_a_shard_does_not_take_the_place_of_another_or_of_the_whole(
+    plain: Path, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    for place in range(2):
+        new_bundle(tmp_path / f"shard-{place}", tiny_dataset, shard=Shard(place=place, count=2))
+    publish(tmp_path / "shard-0", tmp_path / "place")
+    with pytest.raises(InputError, match="cannot answer what requests may say now: shard 0 of 2"):
+        publish(tmp_path / "shard-1", tmp_path / "place")
+    with pytest.raises(InputError, match="now: shard 0 of 2"):
+        publish(plain, tmp_path / "place")
 
 
 def test_the_same_bundle_again_leaves_the_previous_one(two: tuple[Path, Path], tmp_path: Path) -> None:

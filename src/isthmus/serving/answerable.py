@@ -12,12 +12,15 @@ OF_ITEMS = ("categorical", "multi_valued", "sequence")
 
 
 def answerable(folder: Path, manifest: Manifest) -> frozenset[str]:
-    """What requests may say, a text each: domains, context fields, filters of each domain, and a history.
+    """What requests may say, a text each: domains, context fields, filters of each domain, a history, and of which part
+    of every corpus they ask.
 
     Whether a domain's lists are ranked is not among it: without a click model they are in retrieval's order.
     """
     schema = _schema(folder / manifest.retrieval.data)
+    shard = manifest.retrieval.shard
     said = {f"domain {name}" for name in manifest.domains}
+    said.add("the whole of every corpus" if shard is None else f"shard {shard.place} of {shard.count}")
     if schema.unknown_domain != "error":
         said.add(ANY_DOMAIN)
     chosen = manifest.retrieval.settings.fields

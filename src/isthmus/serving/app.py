@@ -10,25 +10,26 @@ from time import time
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import TypeAdapter
-from starlette.exceptions import HTTPException
+from starlette.convertors import Convertor, register_url_convertor
 
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.direct import Direct
 from isthmus.serving.edge import REQUEST_ID, Edge
-from isthmus.serving.event_store import Event, EventStore, EventsUnavailableError
+from isthmus.serving.event_store import Event, EventStore
 from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
-from isthmus.serving.gate import Gate, OverloadedError
+from isthmus.serving.gate import Gate
 from isthmus.serving.host import Host
 from isthmus.serving.metrics import Metrics
+from isthmus.serving.mistakes import ErrorAnswer, add_errors
 from isthmus.serving.pages import add_page
-from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem, UnknownItemError
+from isthmus.serving.reference_page import add_reference
+from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem
 from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import MOST_ITEMS, Service
-from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store, unavailable
+from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store
 from isthmus.serving.trial import Trial
 from isthmus.serving.view import domain_number
 
@@ -76,6 +77,20 @@ class FoundUsers:
     users: tuple[str, ...]
     bundle: str
 
+
+class AnyText(Convertor[str]):
+    """A part of a path that may hold whatever an id does: slashes, and line breaks, which `path` does not match."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", AnyText())
 
 # made once: making one costs as much as several requests
 ONE, MANY = TypeAdapter(Recommendation), TypeAdapter(BatchAnswer)
@@ -136,13 +151,21 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         for log in logs.values():
             log.flush()
 
-    app = FastAPI(title="Isthmus", description="The best items of a domain for a user.", lifespan=lifespan)
-    _add_errors(app)
+    app = FastAPI(
+        title="Isthmus",
+        description="The best items of a domain for a user.",
+        lifespan=lifespan,
+        docs_url=None,  # they load what they show from elsewhere; see `reference_page`
+        redoc_url=None,
+        responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
+    )
+    add_errors(app)
     _add_state(app, host, metrics, gate)
     _add_recommendations(app, host, metrics, gate, trial)
     _add_events(app, host, writes, store, clock)
     add_feedback(app, logs.get("feedback"), clock)
     add_page(app)
+    add_reference(app)
     return Edge(
         Direct(
             app,
@@ -193,7 +216,7 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate,
         items = await gate.run(lambda: service.score(body.request()))
         return _json(SCORES.dump_json(Scores(items, service.manifest.version)))
 
-    @app.get("/v1/items/{item:path}/similar", response_model=Similar)
+    @app.get("/v1/items/{item:any}/similar", response_model=Similar)
     async def similar(item: str, domain: str, k: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 10) -> Response:
         """The items of a domain that are most like one of it."""
         service = host.service
@@ -230,6 +253,7 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
         return {
             "bundle": record.version,
             "created": record.created,
+            "shard": None if (shard := record.retrieval.shard) is None else shard.model_dump(),
             "domains": [
                 {
                     "name": corpus.domain,
@@ -255,7 +279,10 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
         """A bundle is open and requests are answered."""
         return {"status": "ready", "bundle": host.service.manifest.version}
 
-    @app.get("/metrics")
+    for path, health in (("/healthz", healthz), ("/readyz", readyz)):
+        app.add_api_route(path, health, methods=["HEAD"], include_in_schema=False)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counts and times for Prometheus."""
         metrics.held.set(gate.num_held)
@@ -280,52 +307,11 @@ def _add_events(app: FastAPI, host: Host, writes: Gate, store: EventStore | None
             events.append(Event(event.user, event.item, name, event.id, known_to(service, event.item)))
         return {"stored": await writes.write(lambda decide: kept.add(events, now=clock(), decide=decide))}
 
-    @app.delete("/v1/users/{user:path}")
+    @app.delete("/v1/users/{user:any}")
     async def forget(user: str) -> dict[str, int]:
         """Delete a user's events, and use nothing of what bundles know of the user from now on."""
         kept = required()
         return {"deleted": await writes.write(lambda decide: kept.forget(user, now=clock(), decide=decide))}
-
-
-def _add_errors(app: FastAPI) -> None:
-    def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, raised: RequestValidationError) -> JSONResponse:
-        lines = []
-        for one in raised.errors()[:5]:
-            where = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
-            lines.append(f"{where or 'body'}: {one['msg'][0].lower()}{one['msg'][1:]}")
-        if any(one["type"] == "model_attributes_type" and one["loc"] == ("body",) for one in raised.errors()):
-            lines.append("send an object in JSON, with the header 'Content-Type: application/json'")
-        # a name that is no text in UTF-8 must not break the answer that says so
-        return error(422, "invalid", "; ".join(lines).encode("utf-8", "replace").decode())
-
-    @app.exception_handler(InputError)
-    async def mistaken(_: Request, raised: InputError) -> JSONResponse:
-        is_unknown_item = isinstance(raised, UnknownItemError)
-        return error(404 if is_unknown_item else 400, "not_found" if is_unknown_item else "bad_request", str(raised))
-
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, raised: HTTPException) -> JSONResponse:
-        return error(raised.status_code, "refused", str(raised.detail), dict(raised.headers or {}))
-
-    @app.exception_handler(OverloadedError)
-    async def overloaded(_: Request, __: OverloadedError) -> JSONResponse:
-        return error(503, "overloaded", "too many requests wait already; ask again", {"retry-after": "1"})
-
-    @app.exception_handler(TimeoutError)
-    async def late(_: Request, __: TimeoutError) -> JSONResponse:
-        return error(503, "timed_out", "the answer took too long; ask again", {"retry-after": "1"})
-
-    @app.exception_handler(EventsUnavailableError)
-    async def storeless(_: Request, raised: EventsUnavailableError) -> JSONResponse:
-        return error(503, *unavailable(raised), {"retry-after": "1"})
-
-    @app.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> JSONResponse:
-        return error(500, "internal", "an error of the service; its log has it")
 
 
 def _json(content: bytes) -> Response:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from isthmus.serving.attributes import Filter
 from isthmus.serving.requests import RecommendRequest, ScoreRequest
@@ -10,8 +10,14 @@ from isthmus.serving.service import MOST_ITEMS
 
 MOST_REQUESTS = 100
 Name = Annotated[StrictStr, Field(min_length=1, max_length=500)]
-Single = Name | StrictInt | FiniteFloat
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Single = Name | StrictInt | Number
 Context = dict[Name, Single | Annotated[list[Name | StrictInt], Field(max_length=MOST_ITEMS)]]
+
+
+def whole(given: object) -> object:
+    """A number without a fraction as an integer, which it is in JSON and its schemas: 5.0."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
 class Body(BaseModel):
@@ -30,8 +36,8 @@ class Take(Body):
 class Range(Body):
     """A number from `min` to `max`, both included; one may be missing."""
 
-    min: FiniteFloat | None = None
-    max: FiniteFloat | None = None
+    min: Number | None = None
+    max: Number | None = None
 
 
 History = Annotated[list[Name | Take], Field(max_length=MOST_ITEMS)]
@@ -48,7 +54,7 @@ class RecommendBody(Body):
     domain: Name
     user: Name | None = None
     history: History | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS)] = 10
+    k: Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS), BeforeValidator(whole)] = 10
     context: Context = {}
     exclude: Annotated[list[Name], Field(max_length=MOST_ITEMS)] = []
     filters: Annotated[dict[Name, Condition], Field(max_length=50)] = {}

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Dataset, file_checksum
@@ -44,6 +44,7 @@ from isthmus.serving.bundle_files import (
     Manifest,
     RankingRecord,
     RetrievalRecord,
+    Shard,
     Source,
     save_tensors,
     write_manifest,
@@ -109,6 +110,7 @@ def write_bundle(
     now: datetime,
     with_onnx: bool,
     drift_rows: int,
+    shard: Shard | None = None,
 ) -> Manifest:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -118,18 +120,19 @@ def write_bundle(
         now: noted in the manifest.
         with_onnx: also write copies of the networks for ONNX Runtime, each compared with its model.
         drift_rows: of each domain, the training rows that drift is measured from; 0: none, and no drift is measured.
+        shard: which part of every corpus; None: all of it.
 
     Raises:
         InputError: `out` holds something else than a bundle, the ranker does not fit the retrieval model (no domain or
             no item in common, or a `score_field` that it does not have), or a copy is not like its model.
     """
-    known_items = {} if ranking is None else _require_fit(retrieval, ranking)
+    known_items = {} if ranking is None else _require_fit(retrieval, ranking, shard)
     with new_folder(out, may_replace=lambda folder: (folder / MANIFEST).is_file()) as folder:
         save_tensors(folder / "retrieval" / "user.safetensors", retrieval.model.user_tower.state_dict())
         _copy_without_rows(retrieval.dataset, folder / "retrieval" / "data")
         depth = DEPTH if ranking is None else ranking.num_candidates
         corpora = [
-            _write_corpus(folder, retrieval, domain, exact_below, depth)
+            _write_corpus(folder, retrieval, domain, exact_below, depth, shard)
             for domain in range(retrieval.dataset.num_domains)
         ]
         content: dict[str, Any] = {
@@ -141,6 +144,7 @@ def write_bundle(
                 settings=retrieval.settings,
                 source=_source(retrieval.dataset, retrieval.weights),
                 corpora=tuple(corpora),
+                shard=shard,
             ),
             "ranking": None,
         }
@@ -149,9 +153,9 @@ def write_bundle(
         if with_onnx:
             _write_copies(folder, retrieval, ranking)
         manifest = write_manifest(folder, content)
+        service = open_service(folder, check=False)  # what cannot be opened is not put in place
         if not drift_rows:
             return manifest
-        service = open_service(folder, check=False)
         of_ranking = None if ranking is None else ranking.dataset
         reference = measured(service, retrieval.dataset, of_ranking, num_rows=drift_rows, seed=0)
         (folder / MANIFEST).unlink()
@@ -182,12 +186,14 @@ def _write_copies(folder: Path, retrieval: RetrievalParts, ranking: RankingParts
 
 
 def _write_corpus(
-    folder: Path, retrieval: RetrievalParts, domain: int, exact_below: int, num_candidates: int
+    folder: Path, retrieval: RetrievalParts, domain: int, exact_below: int, num_candidates: int, shard: Shard | None
 ) -> CorpusRecord:
     dataset, name = retrieval.dataset, retrieval.dataset.schema.domain_names[domain]
     place = f"retrieval/corpus/{domain}"
-    corpus = dataset.corpus(domain)
+    corpus = _shown(dataset, domain, shard)
     if not len(corpus):
+        if shard is not None and len(dataset.corpus(domain)):
+            raise InputError(f"shard: domain {name!r} has no item in {shard.place} of {shard.count}; make fewer shards")
         raise InputError(f"{dataset.path}: domain {name!r} has no item in training, so there is nothing to serve in it")
     reader = FeatureReader(dataset, "item", retrieval.settings.fields)
     vectors = encode_items(retrieval.model, reader, domain, dataset.num_domains, corpus).cpu()
@@ -212,6 +218,12 @@ def _write_corpus(
     return CorpusRecord(domain=name, folder=place, kind=settings.kind, num_items=len(corpus), recall=recall)
 
 
+def _shown(dataset: Dataset, domain: int, shard: Shard | None) -> Int[np.ndarray, " item"]:
+    """The rows of the items that a domain shows, or of its part of them."""
+    corpus = dataset.corpus(domain)
+    return corpus if shard is None else corpus[corpus % shard.count == shard.place]
+
+
 def _some_users(retrieval: RetrievalParts, domain: int) -> Float[Tensor, "user dim"]:
     """The vectors of users who have taken something in a domain, as they will be asked for."""
     dataset = retrieval.dataset
@@ -226,17 +238,18 @@ def _some_users(retrieval: RetrievalParts, domain: int) -> Float[Tensor, "user d
 
 
 def index_for(settings: AnyIndexSettings, num_items: int, exact_below: int) -> AnyIndexSettings:
-    """How a corpus of that size is searched.
+    """How a corpus of that size is searched: exactly also where it has fewer items than an inverted file would lists.
 
     The inverted file has four lists for the square root of the items, one in eight read until it is tuned.
     """
     if num_items < exact_below:
         return ExactIndexSettings()
-    if not isinstance(settings, ExactIndexSettings):
-        too_small = isinstance(settings, IVFIndexSettings) and num_items < settings.num_lists
-        return ExactIndexSettings() if too_small else settings
-    num_lists = max(1, int(4 * num_items**0.5))
-    return IVFIndexSettings(num_lists=num_lists, num_probes=max(1, num_lists // 8), eight_bits=True)
+    chosen = settings
+    if isinstance(settings, ExactIndexSettings):
+        num_lists = max(1, int(4 * num_items**0.5))
+        chosen = IVFIndexSettings(num_lists=num_lists, num_probes=max(1, num_lists // 8), eight_bits=True)
+    too_small = isinstance(chosen, IVFIndexSettings) and num_items < chosen.num_lists
+    return ExactIndexSettings() if too_small else chosen
 
 
 def _write_ranking(
@@ -265,7 +278,7 @@ def _write_ranking(
     )
 
 
-def _require_fit(retrieval: RetrievalParts, ranking: RankingParts) -> dict[str, float]:
+def _require_fit(retrieval: RetrievalParts, ranking: RankingParts, shard: Shard | None) -> dict[str, float]:
     """The share of each common domain's corpus that the ranker knows by id; raises InputError where nothing fits."""
     names = retrieval.dataset.schema.domain_names
     common = [name for name in ranking.domains if name in names]
@@ -284,7 +297,7 @@ def _require_fit(retrieval: RetrievalParts, ranking: RankingParts) -> dict[str, 
     texts = ["", *retrieval.dataset.vocabulary("item")]
     of_ranker = frozenset(ranking.dataset.vocabulary("item"))  # NumPy's isin compares every pair of texts
     is_known = np.array([text in of_ranker for text in texts])
-    shares = {name: float(is_known[retrieval.dataset.corpus(names.index(name))].mean()) for name in common}
+    shares = {name: float(is_known[_shown(retrieval.dataset, names.index(name), shard)].mean()) for name in common}
     if not any(shares.values()):
         raise InputError(
             f"{ranking.dataset.path}: none of its item ids is an id of {retrieval.dataset.path}, such as "

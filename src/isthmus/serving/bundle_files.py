@@ -55,13 +55,24 @@ class CorpusRecord(Part):
     recall: float | None = None
 
 
+class Shard(Part):
+    """Which of `count` parts of every corpus: the items whose row leaves `place` when divided by `count`."""
+
+    place: int = Field(ge=0)
+    count: int = Field(ge=1)
+
+
 class RetrievalRecord(Part):
-    """The retrieval model: `data` is the folder of what it reads of users and items."""
+    """The retrieval model: `data` is the folder of what it reads of users and items.
+
+    shard: the part of each corpus that is here; None: all of it, and then the manifest does not have the key.
+    """
 
     data: str
     settings: TwoTowerSettings
     source: Source
     corpora: tuple[CorpusRecord, ...]
+    shard: Shard | None = Field(default=None, exclude_if=lambda shard: shard is None)
 
 
 class RankingRecord(Part):

@@ -107,7 +107,7 @@ class ClickRanker:
 
     @torch.inference_mode()
     def rank(self, request: RankRequest, *, with_gates: bool = False) -> Ranked:
-        """Score the request's items, one or more; one that the model does not know is scored as an unseen one."""
+        """Score the request's items, if any; one that the model does not know is scored as an unseen one."""
         view = self.view
         domain = view.names.index(request.domain)
         user_row = UNSEEN if request.user is None else view.users.row(request.user)

@@ -19,7 +19,7 @@ QUANTILES = tuple(k / 10 for k in range(1, 10))
 SCORES = ("retrieval_score", "probability")  # a request without one says nothing of it
 HALF_WINDOW, LEAST, EVERY = 1000, 500, 50
 
-Value = float | str | None
+Value = float | int | str | None
 OnIndex = Callable[[str, str, float], None]
 """Hears a domain, a signal and its index."""
 
@@ -44,7 +44,8 @@ class Bins(BaseModel):
             return len(self.counts) - 1
         if self.values is not None:
             return self.values.index(str(value)) if str(value) in self.values else len(self.values)
-        return bisect_right(self.edges, float(value))
+        # training rows had none of it at all: nor is it known then whether it is a number
+        return bisect_right(self.edges, float(value)) if self.edges else 0
 
 
 Reference = Mapping[str, Mapping[str, Bins]]

@@ -18,6 +18,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("isthmus.serving")
 REQUEST_ID = "isthmus.request"  # where a request's scope has its id
+INTERNAL = ("internal", "an error of the service; its log has it")
 GUARDED = ("/v1/", "/metrics")
 SMALL_BODY, MOST_HELD = 1 << 16, 1 << 26
 
@@ -49,18 +50,25 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, request_id = perf_counter(), 500, uuid4().hex[:16]
+        started, status, request_id, has_begun = perf_counter(), 500, uuid4().hex[:16], False
         scope[REQUEST_ID] = request_id
 
         async def answer(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             await self._guarded(scope, receive, answer)
+        except Exception:
+            # Ours alone: what an asker can get wrong was answered. Above is only the server, which answers in plain
+            # text; what fails within the framework was answered by it.
+            line = {"method": scope["method"], "path": scope["path"], "request": request_id}
+            LOG.exception("request failed", extra={"fields": line})
+            if not has_begun:
+                await refuse(answer, 500, *INTERNAL)
         finally:
             # The event loop sends what was written when this turn of it ends: nobody need wait for the log.
             asyncio.get_running_loop().call_soon(self._record, scope, status, perf_counter() - started)

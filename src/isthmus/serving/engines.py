@@ -45,6 +45,8 @@ class EagerRowScorer:
         self.model, self.num_domains = model, num_domains
 
     def __call__(self, features: RankingFeatures, domain: int) -> Float[Tensor, " row"]:
+        if not features.num_rows:  # of which a model could not tell what domain the user's one row is of
+            return features.item.number.new_empty(0)
         logit: Tensor = self.model(features, DomainSlices.single(domain, features.num_rows, self.num_domains))
         return logit
 
@@ -66,6 +68,8 @@ class OnnxRowScorer:
         self._graphs = {domain: open_graph(file) for domain, file in files.items()}
 
     def __call__(self, features: RankingFeatures, domain: int) -> Float[Tensor, " row"]:
+        if not features.num_rows:  # which a graph does not take; see `isthmus.serving.export.RANKER_ROWS`
+            return features.item.number.new_empty(0)
         return self._graphs[domain](ranking_inputs(features))
 
 

@@ -43,7 +43,7 @@ class NoEvents:
 class Observer(Protocol):
     """Hears what each answered request was like; see `drift`."""
 
-    def observe(self, domain: str, values: Mapping[str, float | str | None]) -> None: ...
+    def observe(self, domain: str, values: Mapping[str, float | int | str | None]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The user tower and one index a domain: from a user's features to the items of a corpus, filtered in the search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal, TypeVar, assert_never
 
 import numpy as np
 import torch
@@ -14,18 +14,21 @@ from isthmus.batch import Features
 from isthmus.data.dataset import Dataset
 from isthmus.data.features import feature_sizes, table_sizes
 from isthmus.domains import DomainSlices
+from isthmus.errors import InputError
 from isthmus.index.exact import ExactIndex
 from isthmus.index.faiss_ivf import IVFIndex
 from isthmus.index.hnsw import HNSWIndex
 from isthmus.models.explanation import by_row, parts_of_tower
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.models.user_tower import field_weights, new_user_tower
-from isthmus.serving.bundle_files import CorpusRecord, load_tensors, load_weights
+from isthmus.serving.bundle_files import AGAIN, CorpusRecord, load_tensors, load_weights
 from isthmus.serving.engines import EagerUserEncoder, OnnxUserEncoder, UserEncoder
 from isthmus.serving.export import exported
 from isthmus.serving.indexes import BuiltIndex
 from isthmus.serving.serve_settings import Engine
 from isthmus.serving.view import bag_of
+
+Loaded = TypeVar("Loaded", IVFIndex, HNSWIndex)
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,18 @@ def _open_index(
         case "exact":
             return ExactIndex(vectors, item_row)
         case "ivf":
-            return IVFIndex.load(folder)
+            return _loaded(IVFIndex.load, folder, "inverted_file.faiss")
         case "hnsw":
-            return HNSWIndex.load(folder)
+            return _loaded(HNSWIndex.load, folder, "graph.faiss")
         case other:
             assert_never(other)
+
+
+def _loaded(load: Callable[[Path], Loaded], folder: Path, name: str) -> Loaded:
+    try:
+        return load(folder)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:  # FAISS says RuntimeError of whatever it cannot read
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{folder / name}: it, or item_row.npy beside it, is not readable ({reason}); {AGAIN} or copy it again"
+        ) from error

@@ -10,10 +10,11 @@ from jaxtyping import Int
 
 from isthmus.batch import Features
 from isthmus.data.dataset import Dataset, Lists
-from isthmus.errors import InputError, did_you_mean
+from isthmus.errors import InputError
 from isthmus.serving.attributes import Attributes, Value
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
 from isthmus.serving.click_ranker import ClickRanker, Ranked, RankRequest
+from isthmus.serving.context import require_context, require_finite
 from isthmus.serving.drift import DriftMonitor, OnIndex, read_reference
 from isthmus.serving.lookup import ItemSearch, beginning_with
 from isthmus.serving.requests import (
@@ -78,6 +79,7 @@ class Service:
         self._row_of_ranker = None if ranker is None else ranker.rows_of(view.items)
         of_ranker = {} if ranker is None else ranker.view.context_fields
         computed = set() if ranker is None else {ranker.score_field}
+        self._views = [view] if ranker is None else [view, ranker.view]
         self.context_names = sorted({*view.context_fields, *of_ranker} - computed)
 
     @property
@@ -98,7 +100,7 @@ class Service:
         started = clock()
         if not 1 <= request.k <= MOST_ITEMS:
             raise InputError(f"k: {request.k} is not in 1..{MOST_ITEMS}")
-        self._require_context(request.context)
+        require_context(request.context, self.context_names, self._views)
         domain = domain_number(self.view.dataset, request.domain)
         name = self.domains[domain]
         known = self._known(request.user, request.history, domain)
@@ -111,6 +113,7 @@ class Service:
             found = self.retriever.popular(domain, request.k, excluded)
         else:
             vector = self.retriever.encode(features, domain)
+            require_finite(bool(vector.isfinite().all()), request.context)
             count = max(request.k, self.num_candidates) if ranks else request.k
             found = self.retriever.search(vector, domain, count, excluded)
         retrieved = clock()
@@ -147,7 +150,7 @@ class Service:
         Raises:
             InputError: there is no click model for the domain, there is nothing to score, or as `recommend`.
         """
-        self._require_context(request.context)
+        require_context(request.context, self.context_names, self._views)
         domain = domain_number(self.view.dataset, request.domain)
         name = self.domains[domain]
         if not self.is_ranked(name):
@@ -159,6 +162,7 @@ class Service:
             raise InputError(f"items: {len(request.items)} given; give 1 to {MOST_ITEMS}")
         known = self._known(request.user, request.history, domain)
         vector = self.retriever.encode(self._user_features(known, domain, request.context), domain)
+        require_finite(bool(vector.isfinite().all()), request.context)
         rows = self.view.items.rows(request.items)
         found = Found(rows, self.retriever.scores(vector, domain, rows))
         assert self.ranker is not None
@@ -255,7 +259,9 @@ class Service:
     ) -> Ranked:
         assert self.ranker is not None
         request = RankRequest(domain, known.user, known.stored, known.pairs, item_row, found.score, context)
-        return self.ranker.rank(request, with_gates=with_gates)
+        ranked = self.ranker.rank(request, with_gates=with_gates)
+        require_finite(bool(np.isfinite(ranked.logit).all()), context)
+        return ranked
 
     def _items(
         self, found: Found, ranked: Ranked | None, places: Int[np.ndarray, " place"], domain: int, known: _Known
@@ -297,10 +303,10 @@ class Service:
         context: Mapping[str, ContextValue],
         found: Found,
         ranked: Ranked | None,
-    ) -> dict[str, float | str | None]:
+    ) -> dict[str, float | int | str | None]:
         """What a request was like, for drift: what the models read of it, and the best scores that came of it."""
         dataset = self.view.dataset
-        values: dict[str, float | str | None] = {"history": float(len(known.taken.item_row))}
+        values: dict[str, float | int | str | None] = {"history": float(len(known.taken.item_row))}
         for field in self._user_fields:
             place = known.user_row + (domain * dataset.num_users if dataset.is_by_domain(field) else 0)
             stored = dataset.features[field.name]
@@ -320,13 +326,6 @@ class Service:
         values["retrieval_score"] = float(found.score.max()) if has_scores else None
         values["probability"] = None if ranked is None else float(ranked.probability.max())
         return values
-
-    def _require_context(self, context: Mapping[str, ContextValue]) -> None:
-        for name in context:
-            if name not in self.context_names:
-                known = ", ".join(self.context_names) or "none"
-                hint = did_you_mean(name, self.context_names) or f"; known are {known}"
-                raise InputError(f"context.{name}: unknown context field{hint}")
 
 
 def open_service(

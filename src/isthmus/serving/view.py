@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from isthmus.schema import FieldSpec
 
 UNSEEN = 0  # the row of every user, item and value that training does not know
 ELSEWHERE = -1  # the domain of something taken in a domain that this model does not have
+LARGEST = float(np.finfo(np.float32).max)
+LISTS = ("multi_valued", "sequence")
 ContextValue = str | int | float | Sequence[str | int]
 
 
@@ -175,12 +178,31 @@ class View:
             event_rows=np.zeros(1, dtype=np.int64),
         )
 
+    def require(self, values: Mapping[str, ContextValue]) -> None:
+        """Check a request's context, whatever of it the request's path then reads.
+
+        Raises:
+            InputError: a value is not what its field is, or no number that the model can read. Names that are no field
+                of this model are left to the caller.
+        """
+        for name, value in values.items():
+            field = self.context_fields.get(name)
+            if field is None:
+                continue
+            if field.kind == "number":
+                self._require_number(name, value)
+            elif field.kind in LISTS:
+                if isinstance(value, str | int | float):
+                    raise InputError(f"context.{name}: {value!r} is not a list of texts")
+            elif isinstance(value, bool) or not isinstance(value, str | int):
+                raise InputError(f"context.{name}: {value!r} is not a text")
+
     def context(self, values: Mapping[str, ContextValue], num_rows: int = 1) -> Events:
         """A request's context, the same in all rows; a field without a value stands at the unseen one, a number at its
         mean.
 
-        Raises:
-            InputError: a value is not what its field is. Names that are no field of this model are left to the caller.
+        Args:
+            values: as `require` lets them pass; names that are no field of this model have no part in it.
         """
         none = np.zeros(num_rows, dtype=np.int64)
         columns: dict[str, Column | Lists] = {}
@@ -213,18 +235,28 @@ class View:
                 values[name] = self._values[field.vocabulary_name].text(int(column[row]))
         return values
 
+    def _require_number(self, name: str, value: ContextValue) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"context.{name}: {value!r} is not a number")
+        spread = self.spreads[name]
+        try:
+            standard = (float(value) - spread.mean) / spread.std
+        except OverflowError:  # a whole number beyond double precision
+            standard = inf
+        if not abs(standard) <= LARGEST:
+            raise InputError(
+                f"context.{name}: no number that the model can read; give a finite one, at most {LARGEST:.3g} times "
+                f"training's standard deviation ({spread.std:.6g}) from its mean ({spread.mean:.6g})"
+            )
+
     def _single(self, field: FieldSpec, value: ContextValue) -> float | int:
         if field.kind == "number":
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"context.{field.name}: {value!r} is not a number")
+            assert isinstance(value, int | float)
             return float(self.spreads[field.name].standardise(np.array([value], np.float64))[0])
-        if not isinstance(value, str | int):
-            raise InputError(f"context.{field.name}: {value!r} is not a text")
         return self._values[field.vocabulary_name].row(str(value))
 
     def _list(self, field: FieldSpec, value: ContextValue) -> Rows:
-        if isinstance(value, str | int | float):
-            raise InputError(f"context.{field.name}: {value!r} is not a list of texts")
+        assert not isinstance(value, int | float)
         rows = self._values[field.vocabulary_name].rows([str(one) for one in value])
         seen: Rows = rows[rows != UNSEEN]
         return seen
