@@ -92,6 +92,27 @@ def test_training_killed_within_or_between_the_stages_ends_the_same(
         assert torch.equal(value, run.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("patience", [1, 50])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_is_the_best_epoch_of_each_stage(
+    labelled: Dataset, tmp_path: Path, kind: str, patience: int
+) -> None:
+    steep = {"learning_rate": 0.03, "network_learning_rate": 0.03}  # so that the last epoch is not the best
+    run = trained(labelled, tmp_path / "run", kind, epochs=5, patience=patience, **steep)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    by_stage: dict[str, list[float]] = {}
+    for line in lines:
+        by_stage.setdefault(line["stage"], []).append(line["valid"]["auc"])
+    assert any(values[-1] < max(values) for values in by_stage.values())
+    assert patience == 1 or all(len(values) == 5 for values in by_stage.values())
+    # Of CDAnet each domain is scored by its own second stage, of the others all by the last stage.
+    last = [name for name in by_stage if name.startswith("augmentation")] or [list(by_stage)[-1]]
+    expected = sum(max(by_stage[name]) for name in last) / len(last)
+    opened = open_run(tmp_path / "run", device="cpu")
+    assert isinstance(opened, RankingRun)
+    assert opened.validation_value() == run.validation_value() == pytest.approx(expected)
+
+
 def test_one_domain_alone_is_trained_and_validated_on_its_rows(labelled: Dataset, tmp_path: Path) -> None:
     run = trained(labelled, tmp_path / "run", "ctr", domains=["video"])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -215,6 +236,14 @@ def test_rows_that_cannot_be_scored_are_named(labelled: Dataset, tmp_path: Path,
         score(tmp_path / "run", tmp_path / "rows.csv", tmp_path / "out.parquet")
     assert message in str(caught.value)
     assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_kind_scores_an_undeclared_domain(labelled: Dataset, tmp_path: Path, kind: str) -> None:
+    run = trained(labelled, tmp_path / "run", kind, epochs=1)
+    (tmp_path / "rows.csv").write_text("user_id,item_id,domain,time\nu1,i1,market,5\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'market' is not a declared domain"):
+        run.score(tmp_path / "rows.csv", tmp_path / "out.parquet")
 
 
 def test_evaluate_and_compare_say_what_a_ranker_is_worth(

@@ -84,14 +84,19 @@ class RowAdamW(_Eager):
 
 
 def descend(objective: Float[Tensor, ""], optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """One step down the objective, by parameters without gradients; an optimizer's are dropped as soon as it has moved.
+    """One step down the objective.
 
-    What a step leaves behind would stand beside the next one's activations, where memory is at its peak.
+    A table's gradient is dropped at once, not to stand beside the next step's activations where memory is at its peak.
+    Those of networks wait for the next backward: without them the heap's end is free, goes back to the system after
+    every step and is asked for anew, a tenth of a step.
     """
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(objective)
     for optimizer in optimizers:
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        if isinstance(optimizer, RowAdamW):
+            optimizer.zero_grad(set_to_none=True)
 
 
 def sum_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
