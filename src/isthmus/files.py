@@ -38,13 +38,16 @@ def new_file(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, waits: bool = False) -> Iterator[None]:
     """Make a folder where there is none, and let no other process in that asks in the same way.
 
     The system lets go of the folder when the process ends, however it ends.
 
+    Args:
+        waits: for another one to leave it.
+
     Raises:
-        InputError: another one is in it, or the path is no folder.
+        InputError: another one is in it and this one does not wait, or the path is no folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     place = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(place, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 f"{folder}: another process trains there; wait for its end, or give another folder"

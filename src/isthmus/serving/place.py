@@ -5,11 +5,7 @@ paths relative to the place. The last two are of the present bundle; a pointer w
 written by hand, is read too.
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,25 +73,6 @@ def write_pointer(place: Path, pointer: Pointer) -> None:
         "answers": None if pointer.answers is None else sorted(pointer.answers),
     }
     write_text(place / POINTER, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def alone_at(place: Path) -> Iterator[None]:
-    """Wait until nobody else changes what a place names; the system lets go when the process ends, however it ends.
-
-    Raises:
-        InputError: the path is no folder.
-    """
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InputError(f"{place}: is a file; give the path of a folder") from None
-    opened = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 def unfinished(folder: Path) -> list[str]:

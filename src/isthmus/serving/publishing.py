@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.errors import InputError
+from isthmus.files import alone_in
 from isthmus.serving.answerable import answerable, require_answers
 from isthmus.serving.bundle_files import Manifest, read_manifest, require_intact
-from isthmus.serving.place import MANIFEST, POINTER, Pointer, alone_at, has_pointer, read_pointer, write_pointer
+from isthmus.serving.place import MANIFEST, POINTER, Pointer, has_pointer, read_pointer, write_pointer
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def publish(bundle: Path, place: Path, *, allow_changed_schema: bool = False) ->
     answers = answerable(bundle, manifest)
     if place.is_dir() and not has_pointer(place) and (place / MANIFEST).is_file():
         raise InputError(f"{place}: holds a {MANIFEST}; give a folder for {POINTER}, new or in use")
-    with alone_at(place):
+    with alone_in(place, waits=True):
         path = os.path.relpath(bundle.resolve(), place.resolve())
         if not has_pointer(place):
             write_pointer(place, Pointer(path, None, manifest.version, answers))
@@ -60,7 +61,7 @@ def rollback(place: Path, *, allow_changed_schema: bool = False) -> str:
         InputError: there is none, it is damaged by now, or it lacks what requests may say now.
     """
     read_pointer(place)  # before a folder is made where there is none
-    with alone_at(place):
+    with alone_in(place, waits=True):
         present = read_pointer(place)
         if present.previous is None:
             raise InputError(f"{place / POINTER}: names no previous bundle; publish one with 'isthmus publish'")
