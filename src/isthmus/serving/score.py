@@ -45,10 +45,10 @@ def score_file(
         InputError: the file, a column or a value does not fit, see `read_new_rows`; a row is of a domain that the model
             was not trained on; `out` is the file of rows, or named as another kind of file than Parquet.
     """
-    if out.suffix.lower() in OTHER_KINDS:
-        raise InputError(f"{out}: the probabilities are written as Parquet; give a name that ends in .parquet")
     if out.exists() and rows.exists() and out.samefile(rows):
         raise InputError(f"{out}: holds the rows to score and would be lost; give another file for the probabilities")
+    if out.suffix.lower() in OTHER_KINDS:
+        raise InputError(f"{out}: the probabilities are written as Parquet; give a name that ends in .parquet")
     from isthmus.data.new_rows import read_new_rows  # brings ibis and SciPy: .4 s and 50 MB for this verb alone
 
     new = read_new_rows(dataset, rows)
