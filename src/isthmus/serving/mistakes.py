@@ -125,10 +125,15 @@ def _told(errors: Sequence[Mapping[str, Any]]) -> str:
     """What is wrong in one place."""
     if len(errors) == 1 and errors[0]["type"] not in ("model_type", "model_attributes_type"):
         message = str(errors[0]["msg"])
-        return message[0].lower() + message[1:]
+        return _within(message)
     # kinds that the value is not, unless one of them is what was meant and only not within its bounds
     meant = [str(one["msg"]) for one in errors if one["type"] not in WANTED]
     if meant:
-        return "; ".join(dict.fromkeys(message[0].lower() + message[1:] for message in meant))
+        return "; ".join(dict.fromkeys(map(_within, meant)))
     kinds = list(dict.fromkeys(WANTED[one["type"]] for one in errors))
     return "give " + (", ".join(kinds[:-1]) + " or " if len(kinds) > 1 else "") + kinds[-1]
+
+
+def _within(message: str) -> str:
+    """A sentence as it stands within another; an abbreviation keeps its capitals."""
+    return message if message.split(" ", 1)[0].isupper() else message[0].lower() + message[1:]
