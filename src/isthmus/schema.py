@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 def fit_for_a_name(name: str) -> str:
     """The name, which files and folders are called by."""
     if not name or any(letter in name for letter in "/\\\0"):
-        raise ValueError(f"{name!r} is no name: it must have a letter, and no '/', no '\\' and no zero byte")
+        raise ValueError(f"{name!r} is no name: it must not be empty, nor hold '/', '\\' or a zero byte")
     return name
 
 

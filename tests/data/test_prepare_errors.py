@@ -126,6 +126,20 @@ def test_a_text_file_that_is_cut_or_ambiguous_is_named_with_its_line(
         prepare(log, tmp_path / "out")
 
 
+def test_columns_without_a_name_are_let_be(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    lines = [f"{line},," for line in EVENTS.strip().splitlines()]
+    (log.parent / "events.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert prepare(log, tmp_path / "out").events["train"].num_rows > 0
+
+
+def test_a_file_without_any_line_is_named(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    (log.parent / "events.csv").write_bytes(b"x" * 200_000)
+    with pytest.raises(InputError, match=r"events\.csv"):
+        prepare(log, tmp_path / "out")
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     content = declaration()
     content["events"]["files"] = ["events.parquet"]

@@ -36,9 +36,16 @@ def first_mistake(file: Path) -> str | None:
 
 
 def require_distinct_columns(file: Path) -> None:
-    """Raises InputError where a header names a column twice: which of the two is meant, nobody says."""
+    """Raises InputError where a header names a column twice: which of the two is meant, nobody says.
+
+    Columns without a name, which nobody can mean, do not count; nor does what is no header at all, such as of a binary
+    file, which the engine then refuses.
+    """
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-        header = next(csv.reader(text, delimiter=DELIMITERS[file.suffix.lower()]), [])
+        try:
+            header = next(csv.reader(text, delimiter=DELIMITERS[file.suffix.lower()]), [])
+        except csv.Error:
+            return
     for column, count in Counter(header).items():
-        if count > 1:
+        if column and count > 1:
             raise InputError(f"{file}: column {column!r} stands {count} times in the header; rename all but one")

@@ -17,7 +17,12 @@ def keep_to_one_data_set(data: Path, out: Path) -> None:
     Raises:
         InputError: `out` holds results of other files.
     """
-    files = {str(file.relative_to(data)): file.stat().st_size for file in sorted(data.rglob("*")) if file.is_file()}
+    own = out.resolve()  # which may lie within the data's folder
+    files = {
+        str(file.relative_to(data)): file.stat().st_size
+        for file in sorted(data.rglob("*"))
+        if file.is_file() and own not in file.resolve().parents
+    }
     if not files:
         return  # the experiment says which files it needs
     note = out / DATA
