@@ -16,6 +16,8 @@ from benchmarks.sizes import Sizes
 from benchmarks.step import Trainer, tower
 from benchmarks.table import Line
 
+from isthmus.allocator import keep_freed_memory
+
 ROOT = Path(__file__).parents[1]
 MOMENTS = 2
 Work = Literal["log", "bare", "train"]
@@ -82,6 +84,7 @@ def do(case: Case, work: Work) -> None:
 def main() -> None:
     given = json.loads(sys.argv[1])
     torch.set_num_threads(1)
+    keep_freed_memory()
     markets = tuple(Market(**market) for market in given["markets"])
     do(Case(markets, given["num_rows"], given["dim"], given["steps"]), given["work"])
     print(own_peak_mib())

@@ -20,6 +20,7 @@ from benchmarks.ranking_speed import BACKBONES, BATCH, HIDDEN
 from benchmarks.table import Line, cpu_seconds, median_ratio, to_markdown
 from torch import nn
 
+from isthmus.allocator import keep_freed_memory
 from isthmus.backbones.settings import AnyBackboneSettings, DNNSettings, IndependentSettings
 from isthmus.data.dataset import Dataset
 from isthmus.data.loader import RankingLoader
@@ -198,6 +199,7 @@ def lines_of(dataset: Dataset, networks: Networks, extractor: str, size: Size) -
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog="benchmarks.ranking_cost", description=__doc__).parse_args(arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()
     print(to_markdown([*measure_ranking_cost(Size()), *measure_growth(Size())]))
 
 

@@ -28,6 +28,7 @@ from benchmarks.ctr_rows import NUMBERS, VALUES, CTRRows, make_rows, write_log
 from benchmarks.memory import own_peak_mib
 from benchmarks.table import cpu_seconds
 
+from isthmus.allocator import keep_freed_memory
 from isthmus.backbones.settings import (
     ADISettings,
     AnyBackboneSettings,
@@ -106,6 +107,7 @@ class Measured:
 def measure(dataset: Path, name: str, precision: Precision) -> Measured:
     """Train one epoch, then time the bound of its steps and judge it on the test rows."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     held = own_peak_mib()
     data = Dataset.open(dataset)
     settings = RankingTrainingSettings(seed=0, epochs=1, batch_size=BATCH, precision=precision)

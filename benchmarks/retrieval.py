@@ -18,6 +18,8 @@ from benchmarks.sizes import FULL, QUICK, Sizes
 from benchmarks.speed import measure_evaluation, measure_tables, measure_training, measure_updates
 from benchmarks.table import Line, to_markdown
 
+from isthmus.allocator import keep_freed_memory
+
 PARTS: dict[str, Callable[[Sizes], list[Line]]] = {
     "training": measure_training,
     "evaluation": measure_evaluation,
@@ -34,6 +36,7 @@ PARTS: dict[str, Callable[[Sizes], list[Line]]] = {
 def measure(parts: Sequence[str], sizes: Sizes) -> list[Line]:
     """The lines of the named parts, on one thread."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(0)
     lines = []
     for part in parts:

@@ -15,6 +15,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 import isthmus
+from isthmus.allocator import keep_freed_memory
 from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 from isthmus.experiments import EXPERIMENTS
@@ -40,6 +41,7 @@ VERBS = {
     "reproduce": "make a published table again",
     "demo": "run everything once",
 }
+COMPUTING_VERBS = ("train", "evaluate", "tune", "score", "recommend", "reproduce", "demo")
 INTERRUPTED = 130
 
 
@@ -180,6 +182,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run_verb(given: argparse.Namespace) -> int:
     """Run the chosen verb and print what it gives."""
+    if given.verb in COMPUTING_VERBS:
+        keep_freed_memory()
     match given.verb:
         case "ingest":
             log = isthmus.ingest(given.name, given.source, given.out, seed=given.seed)

@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from isthmus.allocator import keep_freed_memory
+
 
 @runtime_checkable
 class KeptJob(Protocol):
@@ -25,6 +27,7 @@ class KeptJob(Protocol):
 def begin_worker(parent: int) -> None:
     """Compute on one core, and end when the process that asked for it is gone: nobody would take the result."""
     torch.set_num_threads(1)
+    keep_freed_memory()
 
     def watch() -> None:
         while os.getppid() == parent:
