@@ -48,11 +48,13 @@ bench: $(INSTALLED)  ## measure speed and memory (a quarter of an hour)
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.ranking_speed
 	$(BIN)/python -m benchmarks.ranking_cost
+	$(BIN)/python -m benchmarks.ranking_domains
 
 bench-full: $(INSTALLED) $(PEERS)  ## measure at full size, and a peer beside it (long)
 	$(BIN)/python -m benchmarks.retrieval --full
 	$(BIN)/python -m benchmarks.ranking_speed --full --peers
 	$(BIN)/python -m benchmarks.ranking_cost
+	$(BIN)/python -m benchmarks.ranking_domains --full
 
 peers: $(PEERS)  ## install the peers that benchmarks measure, in an environment of their own
 

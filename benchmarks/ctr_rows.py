@@ -41,14 +41,16 @@ class CTRRows:
     Attributes:
         columns: by field, int32 values from 0, or float32 numbers.
         log_odds: the true ones, of which the labels are drawn.
+        domain_names: in the order of their numbers.
     """
 
-    domain: NDArray[np.int8]
+    domain: NDArray[np.int16]
     columns: dict[str, NDArray[Any]]
     label: NDArray[np.int8]
     log_odds: NDArray[np.float64]
     num_train: int
     num_valid: int
+    domain_names: tuple[str, ...]
 
     @property
     def num_rows(self) -> int:
@@ -65,34 +67,38 @@ class CTRRows:
         return parts[name]
 
 
-def make_rows(num_train: int, num_valid: int, num_test: int, seed: int = 19) -> CTRRows:
-    """Draw the rows; the same numbers and seed give the same rows."""
+def make_rows(num_train: int, num_valid: int, num_test: int, seed: int = 19, *, num_domains: int = 3) -> CTRRows:
+    """Draw the rows; the same numbers and seed give the same rows. More domains repeat what is planted of three."""
     rng = np.random.Generator(np.random.PCG64(seed))
     num_rows = num_train + num_valid + num_test
-    domain = pick(rng, num_rows, np.array(SHARES)).astype(np.int8)
+    shares, rates, shifts, strengths = (
+        np.resize(each, num_domains) for each in (SHARES, RATES, NUMBER_SHIFT, STRENGTH)
+    )
+    names = DOMAINS if num_domains == len(DOMAINS) else tuple(f"domain-{n}" for n in range(num_domains))
+    domain = pick(rng, num_rows, shares).astype(np.int16)
     columns: dict[str, NDArray[Any]] = {}
     for name, num_values in VALUES.items():
         weight = np.arange(1, num_values + 1, dtype=np.float64) ** -POPULARITY.get(name, 0.6)
         rank = pick(rng, num_rows, weight)
         columns[name] = rng.permutation(num_values)[rank].astype(np.int32)
     numbers = rng.standard_normal((num_rows, len(NUMBERS))).astype(np.float32)
-    numbers[:, 1] += np.array(NUMBER_SHIFT, dtype=np.float32)[domain]
+    numbers[:, 1] += shifts.astype(np.float32)[domain]
     log_odds = np.zeros(num_rows)
     for name, num_values in VALUES.items():
         shared_sd, own_sd = WEIGHT_SD.get(name, (0.18, 0.12))
         shared = rng.standard_normal(num_values) * shared_sd
-        own = rng.standard_normal((len(SHARES), num_values)) * own_sd
+        own = rng.standard_normal((num_domains, num_values)) * own_sd
         log_odds += shared[columns[name]] + own[domain, columns[name]]
-    slope = np.array(SLOPES) + rng.standard_normal((len(SHARES), len(NUMBERS))) * 0.15
+    slope = np.array(SLOPES) + rng.standard_normal((num_domains, len(NUMBERS))) * 0.15
     log_odds += (numbers * slope[domain]).sum(axis=1)
     user, item = (rng.standard_normal((VALUES[name], RANK)) * 0.35 for name in ("user_id", "item_id"))
     liking = (user[columns["user_id"]] * item[columns["item_id"]]).sum(axis=1)
-    log_odds += liking * np.array(STRENGTH)[domain]
-    for place, rate in enumerate(RATES):
+    log_odds += liking * strengths[domain]
+    for place, rate in enumerate(rates):
         log_odds[domain == place] += base_for(log_odds[domain == place], rate)
     label = (rng.random(num_rows) < probability(log_odds)).astype(np.int8)
     columns |= {name: numbers[:, place] for place, name in enumerate(NUMBERS)}
-    return CTRRows(domain, columns, label, log_odds, num_train, num_valid)
+    return CTRRows(domain, columns, label, log_odds, num_train, num_valid, names)
 
 
 def pick(rng: np.random.Generator, num_rows: int, weight: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -126,7 +132,7 @@ def write_log(rows: CTRRows, out: Path) -> Path:
 
     part = np.repeat(["train", "valid", "test"], [len(range(*rows.part(p).indices(rows.num_rows))) for p in PARTS])
     table = {
-        "domain": pa.array(np.array(DOMAINS)[rows.domain]),
+        "domain": pa.array(np.array(rows.domain_names)[rows.domain]),
         **{name: pa.array(values) for name, values in rows.columns.items()},
         "clicked": pa.array(rows.label),
         "time": pa.array(np.arange(rows.num_rows)),  # no row stands for another: repeats stay
@@ -142,7 +148,7 @@ def write_log(rows: CTRRows, out: Path) -> Path:
             "time": "time",
             "positive": {"column": "clicked"},
         },
-        "domains": {domain: {} for domain in DOMAINS},
+        "domains": {domain: {} for domain in rows.domain_names},
         "fields": [
             {"name": "user_id", "side": "user", "kind": "id"},
             {"name": "item_id", "side": "item", "kind": "id"},

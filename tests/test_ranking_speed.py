@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import ranking_domains
 from benchmarks.bare_step import BareStep, BareSteps
 from benchmarks.ctr_rows import NUMBERS, RATES, SHARES, VALUES, make_rows, write_log
 from benchmarks.ranking_plot import bars, plot
-from benchmarks.ranking_speed import CDANET, HEAD, Measured, measure, to_table, write_arrays
+from benchmarks.ranking_speed import BACKBONES, CDANET, HEAD, Measured, measure, to_table, write_arrays
 from torch import nn
 
 from isthmus.data.dataset import Dataset
@@ -89,3 +90,20 @@ def test_the_picture_shows_medians_and_peers(tmp_path: Path) -> None:
     assert bars(results) == {"MMoE": {"float32": (10.0, 5), "torch-rechub": (50.0, None)}}
     plot(json.loads(json.dumps(results)), tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
+def test_more_domains_have_the_shares_and_rates_of_the_three_again() -> None:
+    rows = make_rows(60_000, 0, 60_000, num_domains=6)
+    assert rows.domain_names == tuple(f"domain-{n}" for n in range(6))
+    for domain in range(6):
+        own = rows.domain == domain
+        assert own.mean() == pytest.approx(SHARES[domain % 3] / 2, abs=0.01)
+        assert rows.label[own].mean() == pytest.approx(RATES[domain % 3], abs=0.015)
+
+
+def test_steps_and_scores_are_timed_by_number_of_domains() -> None:
+    size = ranking_domains.Size(num_train=500, num_test=60, batch_size=100, steps=1, repeats=1, domains=(1, 4))
+    lines = ranking_domains.measure_ranking_domains(size)
+    cases = [f"{work}, D = {number}" for work in ("a step", "scoring") for number in (1, 4)]
+    assert [(line.part, line.case) for line in lines] == [(name, case) for name in BACKBONES for case in cases]
+    assert all(line.value > 0 and (line.ratio == 1 or not line.case.endswith("D = 1")) for line in lines)

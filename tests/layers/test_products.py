@@ -12,7 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isthmus.layers import products
 from isthmus.layers.domain_linear import product_by_span
-from isthmus.layers.products import LEAST_WORK_WITH_GRADIENT, Linear, linear, product, product_over_rows
+from isthmus.layers.products import (
+    LEAST_WORK_WITH_GRADIENT,
+    Linear,
+    linear,
+    product,
+    product_over_rows,
+    products_of_spans,
+)
 
 needs_onednn = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),  # type: ignore[no-untyped-call]
@@ -140,7 +147,7 @@ def test_spans_of_rows_are_handed_over_too() -> None:
     with calls_of_onednn() as rows:
         y = product_by_span(x, [250, 150], [(layer.weight, layer.bias) for layer in layers])
         torch.autograd.backward(y.square().sum())
-    assert sorted(rows) == [96, 96, 148, 148, 248, 248]
+    assert sorted(rows) == [96, 96, 152, 152, 252, 252]  # each with a row or two of the other, forward and backward
     exact = x.detach().double().requires_grad_()
     parts = [layer.double()(part) for layer, part in zip(layers, torch.split(exact, [250, 150]), strict=True)]
     expected = torch.cat(parts)
@@ -148,6 +155,21 @@ def test_spans_of_rows_are_handed_over_too() -> None:
     assert x.grad is not None
     assert close(y, expected)
     assert torch.allclose(x.grad.double(), of_exact, rtol=1e-3, atol=1e-3)
+
+
+@needs_onednn
+@pytest.mark.parametrize("counts", [[130, 270], [270, 130], [129, 1], [5, 130, 1]])
+def test_a_span_has_nothing_of_the_rows_that_are_handed_over_with_it(counts: list[int]) -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(96, 128) for _ in counts]
+    whole = torch.randn(sum(counts), 128)
+    start = 0
+    for count, weight in zip(counts, weights, strict=True):
+        x = torch.full_like(whole, torch.nan)
+        x[start : start + count] = whole[start : start + count]
+        y = products_of_spans(x, counts, weights, out=x.new_empty(len(x), 96))
+        assert close(y[start : start + count], whole[start : start + count].double() @ weight.double().T)
+        start += count
 
 
 @needs_onednn

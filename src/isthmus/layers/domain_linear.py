@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isthmus.domains import DomainSlices
 from isthmus.layers.embedding import for_products
-from isthmus.layers.products import Linear, linear, product, product_over_rows
+from isthmus.layers.products import Linear, linear, product_over_rows, products_of_spans
 from isthmus.layers.routing import by_domain
 
 
@@ -84,12 +84,10 @@ class _SpanProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Float[Tensor, "batch in_dim"], counts: list[int], *parameters: Tensor | None
     ) -> Float[Tensor, "batch out_dim"]:
-        weights, biases = parameters[::2], parameters[1::2]
-        assert weights[0] is not None
+        weights, biases = [each for each in parameters[::2] if each is not None], parameters[1::2]
+        typed_biases = [None if bias is None else bias.to(x.dtype) for bias in biases]
         y = x.new_empty(x.shape[0], weights[0].shape[0])
-        rows = (torch.split(each, counts) for each in (x, y))
-        for own_x, own_y, weight, bias in zip(*rows, weights, biases, strict=True):
-            product(own_x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), out=own_y)
+        products_of_spans(x, counts, (weight.to(x.dtype) for weight in weights), typed_biases, out=y)
         ctx.save_for_backward(x, *weights)
         ctx.counts, ctx.has_bias = counts, [bias is not None for bias in biases]
         return y
@@ -99,10 +97,10 @@ class _SpanProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Float[Tensor, "batch out_dim"]) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         of_x = torch.empty_like(x)
+        products_of_spans(gradient, ctx.counts, (weight.to(x.dtype).T for weight in weights), out=of_x)
         of_parameters: list[Tensor | None] = []
-        rows = (torch.split(each, ctx.counts) for each in (gradient, x, of_x))
-        for given, own_x, own_of_x, weight, has_bias in zip(*rows, weights, ctx.has_bias, strict=True):
-            product(given, weight.to(x.dtype).T, out=own_of_x)
+        rows = (torch.split(each, ctx.counts) for each in (gradient, x))
+        for given, own_x, weight, has_bias in zip(*rows, weights, ctx.has_bias, strict=True):
             of_parameters.append(product_over_rows(given, own_x).to(weight.dtype))
             of_parameters.append(given.sum(dim=0).to(weight.dtype) if has_bias else None)
         return of_x, None, *of_parameters
@@ -161,10 +159,8 @@ class _StarProduct(torch.autograd.Function):
         *factors: Float[Tensor, "out_dim in_dim"],
     ) -> Float[Tensor, "batch out_dim"]:
         y = x.new_empty(x.shape[0], shared.shape[0])
-        typed_bias = bias.to(x.dtype)
-        rows = (torch.split(each, counts) for each in (x, y))
-        for own_x, own_y, own_bias, factor in zip(*rows, typed_bias, factors, strict=True):
-            product(own_x, (shared * factor).to(x.dtype), own_bias, out=own_y)
+        weights = ((shared * factor).to(x.dtype) for factor in factors)
+        products_of_spans(x, counts, weights, bias.to(x.dtype).unbind(), out=y)
         ctx.save_for_backward(x, shared, *factors)
         ctx.counts, ctx.bias_dtype = counts, bias.dtype
         return y
@@ -174,10 +170,11 @@ class _StarProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Float[Tensor, "batch out_dim"]) -> tuple[Tensor | None, ...]:
         x, shared, *factors = ctx.saved_tensors
         of_x, of_shared, of_factors = torch.empty_like(x), torch.zeros_like(shared), []
+        weights = ((shared * factor).to(x.dtype).T for factor in factors)
+        products_of_spans(gradient, ctx.counts, weights, out=of_x)
         of_bias = gradient.new_empty(len(factors), gradient.shape[1], dtype=ctx.bias_dtype)
-        rows = (torch.split(each, ctx.counts) for each in (gradient, x, of_x))
-        for given, own_x, own_of_x, own_of_bias, factor in zip(*rows, of_bias, factors, strict=True):
-            product(given, (shared * factor).to(x.dtype).T, out=own_of_x)
+        rows = (torch.split(each, ctx.counts) for each in (gradient, x))
+        for given, own_x, own_of_bias, factor in zip(*rows, of_bias, factors, strict=True):
             of_weight = product_over_rows(given, own_x).to(shared.dtype)
             of_shared.addcmul_(of_weight, factor)
             of_factors.append(of_weight.mul_(shared))

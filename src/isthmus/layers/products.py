@@ -11,6 +11,7 @@ from step to step, so all but a last few of them are handed over, a number that 
 """
 
 import platform
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,35 @@ def product(
     return y
 
 
+def products_of_spans(
+    x: Float[Tensor, "row in_dim"],
+    counts: Sequence[int],
+    weights: Iterable[Float[Tensor, "out_dim in_dim"]],
+    biases: Sequence[Float[Tensor, " out_dim"] | None] | None = None,
+    *,
+    out: Float[Tensor, "row out_dim"],
+) -> Float[Tensor, "row out_dim"]:
+    """`x weight^T + bias` of each span of rows, by a weight and bias of its own, outside autograd and written to `out`.
+
+    So that oneDNN meets a number of rows that comes again, a span is handed over with a few rows of those beside it,
+    for which what it gives is dropped.
+    """
+    may_ask: bool | None = None
+    stop = 0
+    for count, weight, bias in zip(counts, weights, biases or [None] * len(counts), strict=True):
+        if may_ask is None:
+            may_ask = _may_ask_onednn(x, weight)
+        start, stop = stop, stop + count
+        num_rows = count + -count % _unit(count)
+        if may_ask and num_rows <= x.shape[0] and _is_worth_it(count, x.shape[1], out.shape[1]):
+            first = min(start, x.shape[0] - num_rows)
+            y = by_onednn(x[first : first + num_rows], weight, bias)
+            out[start:stop] = y[start - first : stop - first]
+        else:
+            product(x[start:stop], weight, bias, out=out[start:stop])
+    return out
+
+
 def product_over_rows(
     left: Float[Tensor, "row left_dim"], right: Float[Tensor, "row right_dim"]
 ) -> Float[Tensor, "left_dim right_dim"]:
@@ -104,25 +134,35 @@ class _Linear(torch.autograd.Function):
         )
 
 
+def _unit(num_rows: int) -> int:
+    return next(unit for least, unit in ROUND_ROWS if num_rows >= least)
+
+
 def _rounded(num_rows: int) -> int:
-    return next(num_rows - num_rows % unit for least, unit in ROUND_ROWS if num_rows >= least)
+    return num_rows - num_rows % _unit(num_rows)
 
 
 def is_for_onednn(x: Tensor, weight: Tensor, least_work: int = LEAST_WORK) -> bool:
     """Whether `x weight^T` of these two is faster by oneDNN."""
+    return _may_ask_onednn(x, weight) and _is_worth_it(x.shape[0], x.shape[1], weight.shape[0], least_work)
+
+
+def _may_ask_onednn(x: Tensor, weight: Tensor) -> bool:
     # While a graph is traced, numbers of rows are symbols, which a comparison would pin down.
-    if not has_faster_onednn() or torch.compiler.is_compiling() or x.dim() != 2:
-        return False
-    (num_rows, in_dim), out_dim = x.shape, weight.shape[0]
     return (
-        num_rows * in_dim * out_dim >= least_work
-        and min(num_rows, in_dim, out_dim) >= LEAST_WIDTH
+        has_faster_onednn()
+        and not torch.compiler.is_compiling()
+        and x.dim() == 2
         and x.dtype is torch.float32
         and weight.dtype is torch.float32
         and x.device.type == "cpu"
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _is_worth_it(num_rows: int, in_dim: int, out_dim: int, least_work: int = LEAST_WORK) -> bool:
+    return num_rows * in_dim * out_dim >= least_work and min(num_rows, in_dim, out_dim) >= LEAST_WIDTH
 
 
 @cache

@@ -17,7 +17,7 @@ from isthmus.layers.domain_norm import NoNorm, NormFactory, SharedBatchNorm
 from isthmus.layers.embedding import RankingEmbedding, new_table
 from isthmus.layers.field_products import FieldProducts, side_by_side, side_by_side_dim
 from isthmus.layers.mlp import DomainMLP
-from isthmus.layers.routing import by_domain
+from isthmus.layers.routing import by_domain, has_short_spans
 
 AUXILIARY_DIM = 16
 
@@ -66,6 +66,10 @@ class PredictionTowers(nn.Module):
         self.output = DomainLinear(num_domains, self.hidden.out_dim, 1)
 
     def forward(self, z: Float[Tensor, "batch dim"], domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        if has_short_spans(domain_slices):
+            together: Tensor = self.output(self.hidden(z, domain_slices), domain_slices)
+            return together[:, 0]
+
         def run(domain: int, rows: Tensor) -> Tensor:
             single = DomainSlices.single(domain, rows.shape[0], domain_slices.num_domains)
             logit: Tensor = self.output(self.hidden(rows, single), single)
