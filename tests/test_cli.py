@@ -97,6 +97,22 @@ def test_init_drafts_to_the_terminal_or_into_a_new_file(tiny_log: Path, tmp_path
     assert "exists already" in refused(capsys, "init", log, "--out", out).splitlines()[-1]
 
 
+def test_a_draft_that_finds_no_room_leaves_its_place_free_for_the_next_try(
+    tiny_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    words = ["init", str(tiny_log.parent / "events.parquet"), "--out", str(tmp_path / "new" / "log.yaml")]
+
+    def no_room(file: Path, *_: object, **__: object) -> int:
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", no_room)
+        assert main(words) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert main(words) == 0
+
+
 def test_train_says_what_comes_next_and_evaluate_prints_a_table_or_json(run: Path, capsys: Captured) -> None:
     assert main(["evaluate", str(run)]) == 0
     printed = capsys.readouterr().out

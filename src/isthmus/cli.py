@@ -18,7 +18,7 @@ import isthmus
 from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 from isthmus.experiments import EXPERIMENTS
-from isthmus.files import json_text
+from isthmus.files import json_text, write_text
 from isthmus.serving.listening import listen
 
 VERBS = {
@@ -246,7 +246,7 @@ def _init(logs: list[Path], out: Path | None) -> None:
     if out is None:
         print(text, end="")
         return
-    out.write_text(text, encoding="utf-8")
+    write_text(out, text)
     print(f"{out}: written; read it, then: isthmus prepare {out} DATASET")
 
 

@@ -21,7 +21,12 @@ def new_file(file: Path) -> Iterator[Path]:
     """A path to write to, which takes the file's place when the block ends well.
 
     A killed process, a full disk or an error leaves what was there before.
+
+    Raises:
+        InputError: a folder has that path.
     """
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give the path of a file")
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + PARTIAL)
     try:
@@ -81,6 +86,8 @@ def read_yaml(file: Path, *, remedy: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, it is not YAML, a key stands twice, or it holds no mapping.
     """
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give the path of a YAML file")
     if not file.is_file():
         raise InputError(f"{file}: no such file; {remedy}")
     try:
