@@ -90,6 +90,44 @@ def test_the_whole_way_through_the_functions(tiny_log: Path, tmp_path: Path) -> 
     assert len(isthmus.recommend(first.path, "shop", k=3).items) == 3
 
 
+def test_paths_may_be_given_as_text(tiny_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = isthmus.prepare(str(tiny_log), "dataset")
+    assert all(finding.ok for finding in isthmus.audit("dataset"))
+    assert isthmus.describe("dataset").to_markdown()
+    assert (
+        isthmus.init(str(tiny_log.parent / "events.parquet"))[0]
+        == isthmus.init([tiny_log.parent / "events.parquet"])[0]
+    )
+    Path("run.yaml").write_text("retrieval: {embedding_dim: 3}\ntraining: {seed: 2, epochs: 1, batch_size: 256}\n")
+    run = isthmus.train("dataset", "run", "run.yaml")
+    assert isthmus.evaluate("run", dataset="dataset").split == "test"
+    assert isthmus.compare("run", "run/evaluation/test.parquet").rows
+    assert isthmus.open_run("run").recommend("shop", user="u3") == isthmus.recommend("run", "shop", user="u3")
+    assert run.recommend_all("all.parquet") > 0
+    isthmus.bundle("run", "bundle", with_onnx=False)
+    assert isthmus.publish("bundle", "place")
+    assert dataset.path.is_dir()
+
+
+def test_an_id_that_is_a_number_is_refused_and_never_taken_for_someone_unknown(run: Path) -> None:
+    # In a process without shape checks, as a user's is.
+    code = f"""
+import isthmus
+run = isthmus.open_run({str(run)!r})
+for given in ({{"user": 3}}, {{"history": ["i1", 2]}}, {{"history": "i1"}}):
+    try:
+        run.recommend("shop", **given)
+    except isthmus.InputError as error:
+        print(error)
+"""
+    assert in_a_fresh_process(code).splitlines() == [
+        "user: 3 is int, ids are text; give '3'",
+        "history: 2 is int, ids are text; give '2'",
+        "history: 'i1' is one text; give a list of ids, the latest last",
+    ]
+
+
 def test_a_settings_file_may_be_given(tiny_dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
         "retrieval: {embedding_dim: 3}\ntraining: {seed: 2, epochs: 1, batch_size: 256}\n"

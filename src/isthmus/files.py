@@ -15,6 +15,14 @@ from isthmus.errors import InputError
 
 PARTIAL = ".partial"
 
+AnyPath = str | os.PathLike[str]
+"""A path as users may give it in Python; what they call makes a `Path` of it."""
+
+
+def optional_path(path: AnyPath | None) -> Path | None:
+    """The path, where one is given."""
+    return None if path is None else Path(path)
+
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
