@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,38 @@ def message(content: object) -> str:
     with pytest.raises(ValidationError) as caught:
         Run.model_validate(content)
     return explain(caught.value, Path("run.yaml"), Run)
+
+
+class Dense(BaseModel):
+    kind: Literal["dense"]
+
+
+class Sparse(BaseModel):
+    kind: Literal["sparse"]
+    loss: Literal["hinge", "softmax"] = "hinge"
+
+
+class Chosen(BaseModel):
+    backbone: Annotated[Dense | Sparse, Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"kind": "spars"}, "backbone.kind: 'spars' is none of 'dense', 'sparse'; did you mean 'sparse'?"),
+        ({"kind": "zzz"}, "backbone.kind: 'zzz' is none of 'dense', 'sparse'"),
+        ({"hidden": 3}, "backbone.kind: missing, and it has no default"),
+        ("dense", "backbone: 'dense': a mapping is wanted, such as {kind: ...}"),
+        (
+            {"kind": "sparse", "loss": "softmx"},
+            "backbone.loss: 'softmx' is none of 'hinge', 'softmax'; did you mean 'softmax'?",
+        ),
+    ],
+)
+def test_a_choice_that_is_not_there_is_told_with_those_that_are(content: object, expected: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Chosen.model_validate({"backbone": content})
+    assert explain(caught.value, Path("run.yaml"), Chosen) == f"run.yaml: {expected}"
 
 
 @pytest.mark.parametrize(
