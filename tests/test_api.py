@@ -10,8 +10,10 @@ import pytest
 
 import isthmus
 from isthmus.data.dataset import Dataset
+from isthmus.evaluation.summary import Summary
 from isthmus.settings import RunSettings, read_settings
 
+Captured = pytest.CaptureFixture[str]
 TINY = ("retrieval.embedding_dim=4", "training.epochs=1", "training.batch_size=256")
 
 
@@ -155,6 +157,31 @@ print(json.dumps([run.recommend(domain, user="u3", k=5).to_dict() for domain in 
     first = {name: column.tolist() for name, column in opened.evaluate().metrics.items()}
     again = {name: column.tolist() for name, column in isthmus.open_run(run).evaluate().metrics.items()}
     assert first == again
+
+
+def test_more_items_than_there_are_cost_no_more_than_all(run: Path, tmp_path: Path) -> None:
+    opened = isthmus.open_run(run)
+    everything = opened.recommend("shop", user="u3", k=1000)
+    assert opened.recommend("shop", user="u3", k=10**15) == everything
+    assert opened.recommend_all(tmp_path / "all.parquet", k=10**15) == opened.recommend_all(
+        tmp_path / "again.parquet", k=1000
+    )
+
+
+def test_what_a_notebook_shows_of_a_run_is_a_line_and_of_results_a_table(run: Path) -> None:
+    opened = isthmus.open_run(run)
+    assert repr(opened) == f"Run({str(run)!r}, on the dataset {str(opened.dataset.path)!r})"
+    summary, comparison = isthmus.evaluate(run), isthmus.compare(run, run)
+    assert isinstance(summary, Summary)
+    assert summary._repr_markdown_() == summary.to_markdown()
+    assert comparison._repr_markdown_() == comparison.to_markdown()
+
+
+def test_training_says_its_lines_where_it_is_told_to(tiny_dataset: Dataset, tmp_path: Path, capsys: Captured) -> None:
+    said: list[str] = []
+    isthmus.train(tiny_dataset.path, tmp_path / "run", overrides=TINY, say=said.append)
+    assert capsys.readouterr().out == ""
+    assert sum(line.startswith("epoch 1/1") for line in said) == 1
 
 
 def test_an_unknown_domain_is_an_error_and_never_an_answer(run: Path) -> None:

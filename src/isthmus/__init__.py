@@ -138,6 +138,7 @@ def train(
     overrides: Sequence[str] = (),
     task: Literal["retrieval"] = "retrieval",
     device: Device = "auto",
+    say: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> "isthmus.api.Run": ...
 
@@ -151,6 +152,7 @@ def train(
     overrides: Sequence[str] = (),
     task: Literal["ranking"],
     device: Device = "auto",
+    say: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> "isthmus.api.RankingRun": ...
 
@@ -163,6 +165,7 @@ def train(
     overrides: Sequence[str] = (),
     task: Literal["retrieval", "ranking"] = "retrieval",
     device: Device = "auto",
+    say: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> "isthmus.api.Run | isthmus.api.RankingRun":
     """Train a model in a run folder, from where an interrupted training there stopped.
@@ -171,6 +174,7 @@ def train(
         settings: settings, a YAML file, or None for the defaults.
         overrides: single values put in their place in a file or the defaults, each `key.sub=value`.
         task: what the model is for; the settings must be of that task.
+        say: takes one line an epoch, and what else there is to know.
     """
     from isthmus.api import train as train_run
     from isthmus.settings import read_ranking_settings, read_settings
@@ -180,7 +184,7 @@ def train(
         settings = read(optional_path(settings), overrides)
     elif overrides:
         raise InputError("overrides: give them with a settings file, or put the values into the settings")
-    return train_run(Path(dataset), Path(run), settings, device=device, show_progress=show_progress)
+    return train_run(Path(dataset), Path(run), settings, device=device, say=say, show_progress=show_progress)
 
 
 def open_run(run: AnyPath, *, dataset: AnyPath | None = None, device: Device = "auto") -> "isthmus.api.Run":

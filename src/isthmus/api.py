@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # serving loads its indexes; a process that trains has no use
 AnySummary = Summary | RankingSummary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained model with its settings and its dataset; the weights are those of the best epoch."""
 
@@ -59,6 +59,9 @@ class Run:
     settings: RunSettings
     dataset: Dataset
     model: TwoTower
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, on the dataset {str(self.dataset.path)!r})"
 
     @classmethod
     def open(cls, folder: AnyPath, dataset: AnyPath | None = None, *, device: Device = "auto") -> "Run":
@@ -98,11 +101,12 @@ class Run:
             InputError: also where an id is no text.
         """
         require_text_ids(user, history)
-        return self.recommender.recommend(domain, user=user, history=history, k=k)
+        most = min(k, self.dataset.num_items)  # a list as long as k is made before it is cut
+        return self.recommender.recommend(domain, user=user, history=history, k=most)
 
     def recommend_all(self, out: AnyPath, *, k: int = 10, domain: str | None = None) -> int:
         """Write the k best items of all users to a Parquet file; see `Recommender.recommend_all`."""
-        return self.recommender.recommend_all(Path(out), k=k, domain=domain)
+        return self.recommender.recommend_all(Path(out), k=min(k, self.dataset.num_items), domain=domain)
 
     def validation_value(self) -> float:
         """What settings are chosen by: nDCG on validation, the mean over domains."""
@@ -113,7 +117,7 @@ class Run:
         return selection_value({name: float(macro_mean(values, names)) for name, values in means.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RankingRun:
     """A trained click model with its settings and its dataset; the weights are those of each stage's best epoch."""
 
@@ -121,6 +125,9 @@ class RankingRun:
     settings: RankingRunSettings
     dataset: Dataset
     model: nn.Module
+
+    def __repr__(self) -> str:
+        return f"RankingRun({str(self.path)!r}, on the dataset {str(self.dataset.path)!r})"
 
     @property
     def kept_shares(self) -> tuple[float, ...]:
