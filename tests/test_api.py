@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,17 @@ def test_training_says_its_lines_where_it_is_told_to(tiny_dataset: Dataset, tmp_
     isthmus.train(tiny_dataset.path, tmp_path / "run", overrides=TINY, say=said.append)
     assert capsys.readouterr().out == ""
     assert sum(line.startswith("epoch 1/1") for line in said) == 1
+
+
+def test_a_bundle_takes_no_other_folders_place(run: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(tiny_dataset.path, tmp_path / "dataset"))
+    before = sorted(dataset.rglob("*"))
+    with pytest.raises(isthmus.InputError, match="dataset: holds something else than a bundle; give another path"):
+        isthmus.bundle(run, dataset, with_onnx=False)
+    assert sorted(dataset.rglob("*")) == before
+    made = isthmus.bundle(run, tmp_path / "bundle", with_onnx=False)
+    (tmp_path / "bundle" / "retrieval" / "more").touch()
+    assert isthmus.bundle(run, tmp_path / "bundle", with_onnx=False).retrieval == made.retrieval
 
 
 def test_an_unknown_domain_is_an_error_and_never_an_answer(run: Path) -> None:
