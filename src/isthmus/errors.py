@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 MOST_SHOWN = 8
 TAGS = ("kind", "by")  # the settings that say which form the others have
 FORM = re.compile(r"(constrained-|function-|nullable$|(dict|list|tuple|literal|union)\[|(float|int|str|bool)$)")
+CHECKED = re.compile(r"function-.*\W(\w+)\]")
 
 
 class InputError(ValueError):
@@ -42,17 +43,15 @@ def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
     Args:
         model: the model that refused the file's content; its fields are what unknown keys are compared with.
     """
-    every: list[dict[str, Any]] = [
-        {**details, "loc": _as_written(details["loc"])} for details in error.errors(include_url=False)
-    ]
+    every = _mistakes(error, model)
     # A value that may have one of several forms is told what is wrong with the form that it has.
     formed = [details["loc"] for details in every if not details["type"].endswith("_type")]
-    told = [
-        details
-        for details in every
-        if not details["type"].endswith("_type")
-        or not any(place[: len(details["loc"])] == details["loc"] for place in formed)
-    ]
+    told = []
+    for details in every:
+        within = [place for place in formed if place[: len(details["loc"])] == details["loc"]]
+        is_of_another_form = within if details["type"].endswith("_type") else set(within) - {details["loc"]}
+        if not is_of_another_form:
+            told.append(details)
     lines = [f"{file}: {_explain_one(details, model)}" for details in told]
     if len(lines) > MOST_SHOWN:
         lines = [*lines[:MOST_SHOWN], f"{file}: and {len(lines) - MOST_SHOWN} more mistakes"]
@@ -61,13 +60,50 @@ def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
 
 def mistaken_keys(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """The keys that a settings file got wrong, as `explain` names them."""
-    places = (details["loc"] for details in error.errors(include_url=False))
-    return [".".join(_followed(_as_written(place), model)[0]) for place in places]
+    return [".".join(_followed(details["loc"], model)[0]) for details in _mistakes(error, model)]
 
 
-def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The place as a file has it, without the names that Pydantic gives to the forms of a value."""
-    return tuple(part for part in location if not (isinstance(part, str) and FORM.match(part)))
+def _mistakes(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
+    """What Pydantic found, at places as a file has them, without the names that it gives to the forms of a value."""
+    names = _class_names(model)
+    every = [{**details, "loc": _with_classes(details["loc"], names)} for details in error.errors(include_url=False)]
+    return _of_the_form_meant(every, names)
+
+
+def _with_classes(location: tuple[int | str, ...], names: set[str]) -> tuple[int | str, ...]:
+    """The place with no names of forms but those of classes, a class with a check of its own by its plain name."""
+    parts = []
+    for part in location:
+        checked = CHECKED.fullmatch(part) if isinstance(part, str) else None
+        if checked is not None and checked[1] in names:
+            parts.append(checked[1])
+        elif not (isinstance(part, str) and FORM.match(part)):
+            parts.append(part)
+    return tuple(parts)
+
+
+def _of_the_form_meant(mistakes: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
+    """The mistakes, of a value that may be of several classes only those of the class whose keys it has."""
+    misfits: dict[tuple[int | str, ...], dict[str, int]] = {}
+    for details in mistakes:
+        for place, part in enumerate(details["loc"]):
+            if part in names:
+                counts = misfits.setdefault(details["loc"][:place], {})
+                is_misfit = details["type"] in ("missing", "extra_forbidden")
+                counts[part] = counts.get(part, 0) + is_misfit
+    kept = []
+    for details in mistakes:
+        location = details["loc"]
+        chosen = {place: min(counts, key=lambda name: counts[name]) for place, counts in misfits.items()}
+        if all(part not in names or part == chosen[location[:place]] for place, part in enumerate(location)):
+            kept.append({**details, "loc": tuple(part for part in location if part not in names)})
+    return kept
+
+
+def _class_names(model: type[BaseModel]) -> set[str]:
+    """The names of the classes within a model."""
+    inner = [found for field in model.model_fields.values() for found in _models_in(field.annotation)]
+    return {found.__name__ for found in inner}.union(*map(_class_names, inner))
 
 
 def _explain_one(details: dict[str, Any], model: type[BaseModel]) -> str:
