@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 import isthmus
 from isthmus.data.dataset import Dataset
+from isthmus.evaluation.summary import Summary
 from isthmus.settings import RunSettings, read_settings
 
+Captured = pytest.CaptureFixture[str]
 TINY = ("retrieval.embedding_dim=4", "training.epochs=1", "training.batch_size=256")
 
 
@@ -90,6 +93,44 @@ def test_the_whole_way_through_the_functions(tiny_log: Path, tmp_path: Path) -> 
     assert len(isthmus.recommend(first.path, "shop", k=3).items) == 3
 
 
+def test_paths_may_be_given_as_text(tiny_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = isthmus.prepare(str(tiny_log), "dataset")
+    assert all(finding.ok for finding in isthmus.audit("dataset"))
+    assert isthmus.describe("dataset").to_markdown()
+    assert (
+        isthmus.init(str(tiny_log.parent / "events.parquet"))[0]
+        == isthmus.init([tiny_log.parent / "events.parquet"])[0]
+    )
+    Path("run.yaml").write_text("retrieval: {embedding_dim: 3}\ntraining: {seed: 2, epochs: 1, batch_size: 256}\n")
+    run = isthmus.train("dataset", "run", "run.yaml")
+    assert isthmus.evaluate("run", dataset="dataset").split == "test"
+    assert isthmus.compare("run", "run/evaluation/test.parquet").rows
+    assert isthmus.open_run("run").recommend("shop", user="u3") == isthmus.recommend("run", "shop", user="u3")
+    assert run.recommend_all("all.parquet") > 0
+    isthmus.bundle("run", "bundle", with_onnx=False)
+    assert isthmus.publish("bundle", "place")
+    assert dataset.path.is_dir()
+
+
+def test_an_id_that_is_a_number_is_refused_and_never_taken_for_someone_unknown(run: Path) -> None:
+    # In a process without shape checks, as a user's is.
+    code = f"""
+import isthmus
+run = isthmus.open_run({str(run)!r})
+for given in ({{"user": 3}}, {{"history": ["i1", 2]}}, {{"history": "i1"}}):
+    try:
+        run.recommend("shop", **given)
+    except isthmus.InputError as error:
+        print(error)
+"""
+    assert in_a_fresh_process(code).splitlines() == [
+        "user: 3 is int, ids are text; give '3'",
+        "history: 2 is int, ids are text; give '2'",
+        "history: 'i1' is one text; give a list of ids, the latest last",
+    ]
+
+
 def test_a_settings_file_may_be_given(tiny_dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
         "retrieval: {embedding_dim: 3}\ntraining: {seed: 2, epochs: 1, batch_size: 256}\n"
@@ -117,6 +158,42 @@ print(json.dumps([run.recommend(domain, user="u3", k=5).to_dict() for domain in 
     first = {name: column.tolist() for name, column in opened.evaluate().metrics.items()}
     again = {name: column.tolist() for name, column in isthmus.open_run(run).evaluate().metrics.items()}
     assert first == again
+
+
+def test_more_items_than_there_are_cost_no_more_than_all(run: Path, tmp_path: Path) -> None:
+    opened = isthmus.open_run(run)
+    everything = opened.recommend("shop", user="u3", k=1000)
+    assert opened.recommend("shop", user="u3", k=10**15) == everything
+    assert opened.recommend_all(tmp_path / "all.parquet", k=10**15) == opened.recommend_all(
+        tmp_path / "again.parquet", k=1000
+    )
+
+
+def test_what_a_notebook_shows_of_a_run_is_a_line_and_of_results_a_table(run: Path) -> None:
+    opened = isthmus.open_run(run)
+    assert repr(opened) == f"Run({str(run)!r}, on the dataset {str(opened.dataset.path)!r})"
+    summary, comparison = isthmus.evaluate(run), isthmus.compare(run, run)
+    assert isinstance(summary, Summary)
+    assert summary._repr_markdown_() == summary.to_markdown()
+    assert comparison._repr_markdown_() == comparison.to_markdown()
+
+
+def test_training_says_its_lines_where_it_is_told_to(tiny_dataset: Dataset, tmp_path: Path, capsys: Captured) -> None:
+    said: list[str] = []
+    isthmus.train(tiny_dataset.path, tmp_path / "run", overrides=TINY, say=said.append)
+    assert capsys.readouterr().out == ""
+    assert sum(line.startswith("epoch 1/1") for line in said) == 1
+
+
+def test_a_bundle_takes_no_other_folders_place(run: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(tiny_dataset.path, tmp_path / "dataset"))
+    before = sorted(dataset.rglob("*"))
+    with pytest.raises(isthmus.InputError, match="dataset: holds something else than a bundle; give another path"):
+        isthmus.bundle(run, dataset, with_onnx=False)
+    assert sorted(dataset.rglob("*")) == before
+    made = isthmus.bundle(run, tmp_path / "bundle", with_onnx=False)
+    (tmp_path / "bundle" / "retrieval" / "more").touch()
+    assert isthmus.bundle(run, tmp_path / "bundle", with_onnx=False).retrieval == made.retrieval
 
 
 def test_an_unknown_domain_is_an_error_and_never_an_answer(run: Path) -> None:

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "abtest": {"data", "errors", "files"},
     "settings": {"schema", "errors", "files"},  # and every settings class, wherever it stands: see `import_problems`
     "api": None,
+    "bundling": None,
     "tuning": None,
     "experiments": None,
     "cli": None,

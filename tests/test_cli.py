@@ -2,9 +2,11 @@
 
 import errno
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import isthmus
-from isthmus.cli import VERBS, main
+from isthmus.cli import EXAMPLES, VERBS, main, parsers
 from isthmus.data.dataset import Dataset
 
 Captured = pytest.CaptureFixture[str]
@@ -65,7 +67,23 @@ def test_every_verb_has_a_function_and_its_own_help(verb: str, capsys: Captured)
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
     assert stop.value.code == 0
-    assert f"usage: isthmus {verb}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"usage: isthmus {verb}" in printed
+    assert f"for example: isthmus {verb} " in printed.replace("\n", " ")
+    assert VERBS[verb][1:] in " ".join(printed.split())  # with the capitals of its abbreviations
+
+
+def test_every_example_of_the_help_has_arguments_that_its_verb_takes() -> None:
+    for verb, example in EXAMPLES.items():
+        assert parsers()[0].parse_args([verb, *shlex.split(example)]).verb == verb
+    assert len(EXAMPLES) == len(VERBS)
+
+
+def test_the_version_is_that_of_the_package(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"isthmus {metadata.version('isthmus')}\n"
 
 
 def test_prepare_describe_and_audit(tiny_log: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -95,6 +113,22 @@ def test_init_drafts_to_the_terminal_or_into_a_new_file(tiny_log: Path, tmp_path
     assert main(["init", log, "--out", str(out)]) == 0
     assert "domains:" in out.read_text()
     assert "exists already" in refused(capsys, "init", log, "--out", out).splitlines()[-1]
+
+
+def test_a_draft_that_finds_no_room_leaves_its_place_free_for_the_next_try(
+    tiny_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    words = ["init", str(tiny_log.parent / "events.parquet"), "--out", str(tmp_path / "new" / "log.yaml")]
+
+    def no_room(file: Path, *_: object, **__: object) -> int:
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", no_room)
+        assert main(words) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert main(words) == 0
 
 
 def test_train_says_what_comes_next_and_evaluate_prints_a_table_or_json(run: Path, capsys: Captured) -> None:
@@ -154,15 +188,30 @@ def test_mistakes_are_one_line_each(run: Path, tiny_dataset: Dataset, tmp_path: 
         (("prepare", tmp_path / "none.yaml", tmp_path / "new"), "no such file"),
         (("prepar",), "unknown verb; did you mean 'prepare'?"),
         (("zzz",), "unknown verb; known are ingest, init,"),
+        (
+            ("train", dataset, tmp_path / "new", "--setings", "x"),
+            "train: --setings: unknown option; did you mean '--settings'?",
+        ),
+        (
+            ("train", dataset, tmp_path / "new", "--epochs=3"),
+            "train: --epochs: unknown option; known are --device, --quiet, --set, --settings, --task",
+        ),
+        (("audit", dataset, "b"), "audit: 'b': one argument too many; see isthmus audit --help"),
+        (
+            ("recommend", run, "--all", "--out", tmp_path / "all.csv"),
+            "all.csv: is written as Parquet; let its name end in .parquet",
+        ),
+        (("score", run, dataset, tmp_path / "all.csv"), "all.csv: is written as Parquet"),
+        (("compare", run, run, "--dataset", tmp_path), "not a dataset"),
     ]
     for words, message in cases:
         assert message in refused(capsys, *words)
-    assert len(cases) == 15
+    assert len(cases) == 21
     assert not (tmp_path / "new").exists()
 
 
 def test_missing_arguments_exit_with_2(capsys: Captured) -> None:
-    for words in ([], ["train"], ["recommend", "run", "--user", "a", "--history", "b"], ["evaluate", "run", "--seed"]):
+    for words in ([], ["train"], ["recommend", "run", "--user", "a", "--history", "b"], ["evaluate", "run", "--split"]):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,71 @@ def message(content: object) -> str:
     with pytest.raises(ValidationError) as caught:
         Run.model_validate(content)
     return explain(caught.value, Path("run.yaml"), Run)
+
+
+class Dense(BaseModel):
+    kind: Literal["dense"]
+
+
+class Sparse(BaseModel):
+    kind: Literal["sparse"]
+    loss: Literal["hinge", "softmax"] = "hinge"
+
+
+class Chosen(BaseModel):
+    backbone: Annotated[Dense | Sparse, Field(discriminator="kind")]
+
+
+class Few(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    values: tuple[int, ...]
+
+
+class Between(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    low: float
+    high: float = Field(gt=0)
+
+
+class Space(BaseModel):
+    space: dict[str, Few | Between] = {}
+    negatives: Literal["explicit"] | Between = "explicit"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"space": {"rate": {"low": 1, "high": -1}}}, "space.rate.high: -1: input should be greater than 0"),
+        ({"space": {"rate": {"low": 1, "hihg": 2}}}, "space.rate.hihg: unknown setting; did you mean 'high'?"),
+        ({"space": {"rate": {"values": ["x"]}}}, "space.rate.values.0: 'x': input should be a valid integer"),
+        ({"negatives": {"low": 1, "high": -1}}, "negatives.high: -1: input should be greater than 0"),
+        ({"negatives": "explicti"}, "negatives: 'explicti' is none of 'explicit'; did you mean 'explicit'?"),
+    ],
+)
+def test_of_several_forms_the_one_that_was_meant_is_told_about(content: object, expected: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Space.model_validate(content)
+    lines = explain(caught.value, Path("run.yaml"), Space).splitlines()
+    assert [line.startswith(f"run.yaml: {expected}") for line in lines if "missing" not in line] == [True]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"kind": "spars"}, "backbone.kind: 'spars' is none of 'dense', 'sparse'; did you mean 'sparse'?"),
+        ({"kind": "zzz"}, "backbone.kind: 'zzz' is none of 'dense', 'sparse'"),
+        ({"hidden": 3}, "backbone.kind: missing, and it has no default"),
+        ("dense", "backbone: 'dense': a mapping is wanted, such as {kind: ...}"),
+        (
+            {"kind": "sparse", "loss": "softmx"},
+            "backbone.loss: 'softmx' is none of 'hinge', 'softmax'; did you mean 'softmax'?",
+        ),
+    ],
+)
+def test_a_choice_that_is_not_there_is_told_with_those_that_are(content: object, expected: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Chosen.model_validate({"backbone": content})
+    assert explain(caught.value, Path("run.yaml"), Chosen) == f"run.yaml: {expected}"
 
 
 @pytest.mark.parametrize(

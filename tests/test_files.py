@@ -30,6 +30,13 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_a_folder_in_the_files_place_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match=r"taken: is a folder; give the path of a file"), new_file(tmp_path / "taken"):
+        pytest.fail("the block must not begin")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -51,6 +58,8 @@ def test_a_yaml_file_that_cannot_be_read_is_named_with_its_fault(tmp_path: Path,
 def test_a_missing_yaml_file_comes_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: no such file; make one"):
         read_yaml(tmp_path / "none.yaml", remedy="make one")
+    with pytest.raises(InputError, match=r"is a folder; give the path of a YAML file"):
+        read_yaml(tmp_path, remedy="make one")
 
 
 def test_a_table_has_its_numbers_to_the_right() -> None:

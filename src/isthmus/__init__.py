@@ -1,13 +1,16 @@
 """Multi-domain recommendation: a retrieval and a ranking model over the logs of all business domains.
 
 Each function is a verb of the command line. Importing this package is cheap: a verb loads what it needs when called.
+A path may be a text; an id of a user or an item always is one.
 """
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from isthmus.errors import InputError
+from isthmus.files import AnyPath, optional_path
 
 if TYPE_CHECKING:
     import isthmus.api
@@ -45,20 +48,11 @@ __all__ = [
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-PUBLIC_DATA = (
-    "xmrec",
-    "epinions",
-    "grocery_kitchen",
-    "movie_book",
-    "kg_books_movies",
-    "amazon_reviews",
-    "taobao",
-    "ali_ccp",
-    "kuairand",
-)
+AMAZON_PAIRS = ("grocery_kitchen", "movie_book", "kg_books_movies")
+PUBLIC_DATA = ("xmrec", "epinions", *AMAZON_PAIRS, "amazon_reviews", "taobao", "ali_ccp", "kuairand")
 
 
-def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
+def ingest(name: str, source: AnyPath, out: AnyPath, *, seed: int = 0) -> Path:
     """Turn a public data set's own files into a log and its declaration; gives the path of the declaration.
 
     Args:
@@ -67,6 +61,7 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
             categories; `taobao`, advertisements and recommendations; `ali_ccp` and `kuairand`, impressions by scenario.
         seed: of what the data set leaves to chance, such as candidate lists that it does not give.
     """
+    source, out = Path(source), Path(out)
     match name:
         case "xmrec":
             from isthmus.data.public.xmrec import ingest_xmrec
@@ -106,68 +101,71 @@ def ingest(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
             raise InputError(f"{name}: unknown data set; known are {', '.join(PUBLIC_DATA)}")
 
 
-def init(logs: Sequence[Path]) -> tuple[str, list[str]]:
+def init(logs: AnyPath | Sequence[AnyPath]) -> tuple[str, list[str]]:
     """Draft the declaration of a log from its files: the YAML text, and what is doubtful in it."""
     from isthmus.data.init import draft_schema
 
-    return draft_schema(list(logs))
+    return draft_schema([Path(log) for log in ([logs] if isinstance(logs, str | PathLike) else logs)])
 
 
-def prepare(log: Path, out: Path) -> "isthmus.data.dataset.Dataset":
+def prepare(log: AnyPath, out: AnyPath) -> "isthmus.data.dataset.Dataset":
     """Make the dataset folder that a declaration (YAML) describes."""
     from isthmus.data.prepare import prepare as prepare_log
 
-    return prepare_log(log, out)
+    return prepare_log(Path(log), Path(out))
 
 
-def audit(dataset: Path) -> "list[isthmus.data.audit.Finding]":
+def audit(dataset: AnyPath) -> "list[isthmus.data.audit.Finding]":
     """Check that a dataset folder is intact and that nothing held out leaks into training."""
     from isthmus.data.audit import audit as audit_dataset
 
-    return audit_dataset(dataset)
+    return audit_dataset(Path(dataset))
 
 
-def describe(dataset: Path) -> "isthmus.data.describe.Description":
+def describe(dataset: AnyPath) -> "isthmus.data.describe.Description":
     """Count a dataset's users, items and rows by domain, and their overlaps."""
     from isthmus.data.describe import describe as describe_dataset
 
-    return describe_dataset(dataset)
+    return describe_dataset(Path(dataset))
 
 
 @overload
 def train(
-    dataset: Path,
-    run: Path,
-    settings: "isthmus.settings.RunSettings | Path | None" = None,
+    dataset: AnyPath,
+    run: AnyPath,
+    settings: "isthmus.settings.RunSettings | AnyPath | None" = None,
     *,
     overrides: Sequence[str] = (),
     task: Literal["retrieval"] = "retrieval",
     device: Device = "auto",
+    say: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> "isthmus.api.Run": ...
 
 
 @overload
 def train(
-    dataset: Path,
-    run: Path,
-    settings: "isthmus.settings.RankingRunSettings | Path | None" = None,
+    dataset: AnyPath,
+    run: AnyPath,
+    settings: "isthmus.settings.RankingRunSettings | AnyPath | None" = None,
     *,
     overrides: Sequence[str] = (),
     task: Literal["ranking"],
     device: Device = "auto",
+    say: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> "isthmus.api.RankingRun": ...
 
 
 def train(
-    dataset: Path,
-    run: Path,
-    settings: "isthmus.settings.AnyRunSettings | Path | None" = None,
+    dataset: AnyPath,
+    run: AnyPath,
+    settings: "isthmus.settings.AnyRunSettings | AnyPath | None" = None,
     *,
     overrides: Sequence[str] = (),
     task: Literal["retrieval", "ranking"] = "retrieval",
     device: Device = "auto",
+    say: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> "isthmus.api.Run | isthmus.api.RankingRun":
     """Train a model in a run folder, from where an interrupted training there stopped.
@@ -176,32 +174,34 @@ def train(
         settings: settings, a YAML file, or None for the defaults.
         overrides: single values put in their place in a file or the defaults, each `key.sub=value`.
         task: what the model is for; the settings must be of that task.
+        say: takes one line an epoch, and what else there is to know.
     """
     from isthmus.api import train as train_run
     from isthmus.settings import read_ranking_settings, read_settings
 
-    if overrides and not (settings is None or isinstance(settings, Path)):
+    if settings is None or isinstance(settings, str | PathLike):
+        read = read_settings if task == "retrieval" else read_ranking_settings
+        settings = read(optional_path(settings), overrides)
+    elif overrides:
         raise InputError("overrides: give them with a settings file, or put the values into the settings")
-    if settings is None or isinstance(settings, Path):
-        settings = (read_settings if task == "retrieval" else read_ranking_settings)(settings, overrides)
-    return train_run(dataset, run, settings, device=device, show_progress=show_progress)
+    return train_run(Path(dataset), Path(run), settings, device=device, say=say, show_progress=show_progress)
 
 
-def open_run(run: Path, *, dataset: Path | None = None, device: Device = "auto") -> "isthmus.api.Run":
+def open_run(run: AnyPath, *, dataset: AnyPath | None = None, device: Device = "auto") -> "isthmus.api.Run":
     """Open a run folder of retrieval; `dataset` says where its dataset lies now, if it was moved."""
     from isthmus.api import Run
 
     return Run.open(run, dataset, device=device)
 
 
-def open_ranking(run: Path, *, dataset: Path | None = None, device: Device = "auto") -> "isthmus.api.RankingRun":
+def open_ranking(run: AnyPath, *, dataset: AnyPath | None = None, device: Device = "auto") -> "isthmus.api.RankingRun":
     """Open a run folder of a click model; arguments as for `open_run`."""
     from isthmus.api import RankingRun
 
     return RankingRun.open(run, dataset, device=device)
 
 
-def tune(dataset: Path, out: Path, settings: Path, search: Path) -> "isthmus.settings.AnyRunSettings":
+def tune(dataset: AnyPath, out: AnyPath, settings: AnyPath, search: AnyPath) -> "isthmus.settings.AnyRunSettings":
     """Search settings on validation data; gives the best, which are also in `out`/best.yaml.
 
     Args:
@@ -212,38 +212,40 @@ def tune(dataset: Path, out: Path, settings: Path, search: Path) -> "isthmus.set
     from isthmus.tuning import read_search
     from isthmus.tuning import tune as tune_settings
 
-    return tune_settings(dataset, out, read_any_settings(settings), read_search(search))
+    return tune_settings(Path(dataset), Path(out), read_any_settings(Path(settings)), read_search(Path(search)))
 
 
-def score(run: Path, rows: Path, out: Path, *, dataset: Path | None = None, device: Device = "auto") -> int:
+def score(run: AnyPath, rows: AnyPath, out: AnyPath, *, dataset: AnyPath | None = None, device: Device = "auto") -> int:
     """Write the probabilities of a file of rows by a click model; gives the number of rows."""
     return open_ranking(run, dataset=dataset, device=device).score(rows, out)
 
 
 def evaluate(
-    run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto"
+    run: AnyPath, split: str = "test", *, dataset: AnyPath | None = None, device: Device = "auto"
 ) -> "isthmus.evaluation.summary.Summary | isthmus.evaluation.ranking_summary.RankingSummary":
     """Judge a run on held-out rows: metrics by domain with intervals; the lines stay in the run folder."""
     from isthmus.api import evaluate as evaluate_run
 
-    return evaluate_run(run, split, dataset=dataset, device=device)
+    return evaluate_run(Path(run), split, dataset=optional_path(dataset), device=device)
 
 
-def compare(a: Path, b: Path, split: str = "test") -> "isthmus.evaluation.compare.Comparison":
+def compare(
+    a: AnyPath, b: AnyPath, split: str = "test", *, dataset: AnyPath | None = None, device: Device = "auto"
+) -> "isthmus.evaluation.compare.Comparison":
     """Compare two run folders, or two files of results, on the same held-out rows, by paired tests."""
     from isthmus.api import compare as compare_runs
 
-    return compare_runs(a, b, split)
+    return compare_runs(Path(a), Path(b), split, dataset=optional_path(dataset), device=device)
 
 
 def recommend(
-    run: Path,
+    run: AnyPath,
     domain: str,
     *,
     user: str | None = None,
     history: Sequence[str] | None = None,
     k: int = 10,
-    dataset: Path | None = None,
+    dataset: AnyPath | None = None,
     device: Device = "auto",
 ) -> "isthmus.serving.recommend.Recommendations":
     """The k best items of a domain for a known user or for a history of item ids, the latest last.
@@ -254,14 +256,14 @@ def recommend(
 
 
 def bundle(
-    retrieval: Path,
-    out: Path,
+    retrieval: AnyPath,
+    out: AnyPath,
     *,
-    ranking: Path | None = None,
+    ranking: AnyPath | None = None,
     score_field: str | None = None,
     num_candidates: int = 200,
-    dataset: Path | None = None,
-    ranking_dataset: Path | None = None,
+    dataset: AnyPath | None = None,
+    ranking_dataset: AnyPath | None = None,
     exact_below: int = 100_000,
     with_onnx: bool = True,
     drift_rows: int = 1000,
@@ -278,16 +280,16 @@ def bundle(
         drift_rows: of each domain, the training rows that drift is measured from; 0: none.
         shard: (i, n): of every corpus only the items whose row leaves i when divided by n; see docs/deployment.md.
     """
-    from isthmus.api import bundle as bundle_runs
+    from isthmus.bundling import bundle as bundle_runs
 
     return bundle_runs(
-        retrieval,
-        out,
-        ranking=ranking,
+        Path(retrieval),
+        Path(out),
+        ranking=optional_path(ranking),
         score_field=score_field,
         num_candidates=num_candidates,
-        dataset=dataset,
-        ranking_dataset=ranking_dataset,
+        dataset=optional_path(dataset),
+        ranking_dataset=optional_path(ranking_dataset),
         exact_below=exact_below,
         with_onnx=with_onnx,
         drift_rows=drift_rows,
@@ -296,13 +298,13 @@ def bundle(
 
 
 def serve(
-    place: Path,
+    place: AnyPath,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     workers: int = 1,
     token: str | None = None,
-    events: str | Path | None = None,
+    events: AnyPath | None = None,
     retention_days: float = 30.0,
     num_threads: int = 1,
     queue: int = 32,
@@ -310,10 +312,10 @@ def serve(
     max_body_bytes: int = 1 << 20,
     connections: int = 800,
     check: bool = True,
-    shared_metrics: Path | None = None,
+    shared_metrics: AnyPath | None = None,
     engine: Literal["eager", "onnx"] | None = None,
-    experiment: Path | None = None,
-    log_folder: Path | None = None,
+    experiment: AnyPath | None = None,
+    log_folder: AnyPath | None = None,
     allow_changed_schema: bool = False,
     on_listening: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -329,7 +331,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"serve: {error.name} is not installed (pip install 'isthmus[serve]')") from error
     settings = ServeSettings(
-        place,
+        Path(place),
         token=token,
         events=None if events is None else str(events),
         retention_days=retention_days,
@@ -339,16 +341,16 @@ def serve(
         max_body_bytes=max_body_bytes,
         connections=connections,
         check=check,
-        shared_metrics=shared_metrics,
+        shared_metrics=optional_path(shared_metrics),
         engine=engine,
-        experiment=None if experiment is None else read_experiment(experiment),
-        log_folder=log_folder,
+        experiment=None if experiment is None else read_experiment(Path(experiment)),
+        log_folder=optional_path(log_folder),
         allow_changed_schema=allow_changed_schema,
     )
     serve_place(settings, host=host, port=port, workers=workers, on_listening=on_listening)
 
 
-def publish(bundle: Path, place: Path, *, allow_changed_schema: bool = False) -> str:
+def publish(bundle: AnyPath, place: AnyPath, *, allow_changed_schema: bool = False) -> str:
     """Let a serving place name a bundle, which its servers then take; gives the bundle's version.
 
     Args:
@@ -356,18 +358,18 @@ def publish(bundle: Path, place: Path, *, allow_changed_schema: bool = False) ->
     """
     from isthmus.serving.publishing import publish as publish_bundle
 
-    return publish_bundle(bundle, place, allow_changed_schema=allow_changed_schema).version
+    return publish_bundle(Path(bundle), Path(place), allow_changed_schema=allow_changed_schema).version
 
 
-def rollback(place: Path, *, allow_changed_schema: bool = False) -> str:
+def rollback(place: AnyPath, *, allow_changed_schema: bool = False) -> str:
     """Let a serving place name the bundle before; gives its version. Arguments as of `publish`."""
     from isthmus.serving.publishing import rollback as roll_back
 
-    return roll_back(place, allow_changed_schema=allow_changed_schema)
+    return roll_back(Path(place), allow_changed_schema=allow_changed_schema)
 
 
 def reproduce(
-    name: str, data: Path, out: Path, *, num_seeds: int = 3, quick: bool = False, trials: int | None = None
+    name: str, data: AnyPath, out: AnyPath, *, num_seeds: int = 3, quick: bool = False, trials: int | None = None
 ) -> Path:
     """Make a published table again; gives the path of the report.
 
@@ -386,11 +388,11 @@ def reproduce(
     """
     from isthmus.experiments.catalogue import reproduce as reproduce_experiment
 
-    return reproduce_experiment(name, data, out, num_seeds=num_seeds, quick=quick, trials=trials)
+    return reproduce_experiment(name, Path(data), Path(out), num_seeds=num_seeds, quick=quick, trials=trials)
 
 
-def demo(data: Path | None, out: Path) -> Path:
+def demo(data: AnyPath | None, out: AnyPath) -> Path:
     """Run everything once, on simulated data or, where `data` has it, on public data; gives the bundle of its runs."""
     from isthmus.experiments import demo as demonstration
 
-    return demonstration.demo(data, out)
+    return demonstration.demo(optional_path(data), Path(out))

@@ -1,8 +1,7 @@
-"""The verbs on Python objects: train a run, open one, evaluate it, compare two, recommend from it."""
+"""The verbs on Python objects: train a run, open one, evaluate it, compare two, recommend from it, score by it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -25,12 +24,10 @@ from isthmus.evaluation.ranking_summary import (
 )
 from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
-from isthmus.files import alone_in
+from isthmus.files import AnyPath, alone_in, optional_path
 from isthmus.metrics import domain_means, macro_mean
-from isthmus.models.cdanet import CDAnet
 from isthmus.models.two_tower import TwoTower
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
-from isthmus.training.checkpoint import BEST
 from isthmus.training.ranking import Stage, over_domains, validate
 from isthmus.training.ranking_runs import require_ranking_fit, train_ranking_in_folder
 from isthmus.training.ranking_stages import domain_numbers, judged_domains, kept_shares, new_ranking_model
@@ -49,13 +46,12 @@ from isthmus.training.runs import (
 )
 
 if TYPE_CHECKING:  # serving loads its indexes; a process that trains has no use for 40 MiB of them
-    import isthmus.serving.bundle_files
     import isthmus.serving.recommend
 
 AnySummary = Summary | RankingSummary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained model with its settings and its dataset; the weights are those of the best epoch."""
 
@@ -64,10 +60,13 @@ class Run:
     dataset: Dataset
     model: TwoTower
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, on the dataset {str(self.dataset.path)!r})"
+
     @classmethod
-    def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "Run":
+    def open(cls, folder: AnyPath, dataset: AnyPath | None = None, *, device: Device = "auto") -> "Run":
         """Open the run folder of a retrieval model; arguments and errors are those of `open_run`."""
-        opened = open_run(folder, dataset, device=device)
+        opened = open_run(Path(folder), optional_path(dataset), device=device)
         if not isinstance(opened, Run):
             raise InputError(f"{folder}: is the run of a click model, which cannot search; give one of retrieval")
         return opened
@@ -96,12 +95,18 @@ class Run:
     def recommend(
         self, domain: str, *, user: str | None = None, history: Sequence[str] | None = None, k: int = 10
     ) -> "isthmus.serving.recommend.Recommendations":
-        """The k best items of a domain for a known user or for a history of item ids; see `Recommender.recommend`."""
-        return self.recommender.recommend(domain, user=user, history=history, k=k)
+        """The k best items of a domain for a known user or for a history of item ids; see `Recommender.recommend`.
 
-    def recommend_all(self, out: Path, *, k: int = 10, domain: str | None = None) -> int:
+        Raises:
+            InputError: also where an id is no text.
+        """
+        require_text_ids(user, history)
+        most = min(k, self.dataset.num_items)  # a list as long as k is made before it is cut
+        return self.recommender.recommend(domain, user=user, history=history, k=most)
+
+    def recommend_all(self, out: AnyPath, *, k: int = 10, domain: str | None = None) -> int:
         """Write the k best items of all users to a Parquet file; see `Recommender.recommend_all`."""
-        return self.recommender.recommend_all(out, k=k, domain=domain)
+        return self.recommender.recommend_all(Path(out), k=min(k, self.dataset.num_items), domain=domain)
 
     def validation_value(self) -> float:
         """What settings are chosen by: nDCG on validation, the mean over domains."""
@@ -112,7 +117,7 @@ class Run:
         return selection_value({name: float(macro_mean(values, names)) for name, values in means.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RankingRun:
     """A trained click model with its settings and its dataset; the weights are those of each stage's best epoch."""
 
@@ -120,6 +125,9 @@ class RankingRun:
     settings: RankingRunSettings
     dataset: Dataset
     model: nn.Module
+
+    def __repr__(self) -> str:
+        return f"RankingRun({str(self.path)!r}, on the dataset {str(self.dataset.path)!r})"
 
     @property
     def kept_shares(self) -> tuple[float, ...]:
@@ -132,9 +140,9 @@ class RankingRun:
         return domain_numbers(self.dataset, self.settings.training.domains, "training.domains")
 
     @classmethod
-    def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "RankingRun":
+    def open(cls, folder: AnyPath, dataset: AnyPath | None = None, *, device: Device = "auto") -> "RankingRun":
         """Open the run folder of a click model; arguments and errors are those of `open_run`."""
-        opened = open_run(folder, dataset, device=device)
+        opened = open_run(Path(folder), optional_path(dataset), device=device)
         if not isinstance(opened, RankingRun):
             raise InputError(f"{folder}: is the run of a retrieval model, which gives no probabilities; train a ranker")
         return opened
@@ -161,12 +169,14 @@ class RankingRun:
         """The result with the names of its domains, as summaries and comparisons take it."""
         return SavedRanking(result, self.dataset.schema.domain_names, split, self.kept_shares)
 
-    def score(self, rows: Path, out: Path) -> int:
+    def score(self, rows: AnyPath, out: AnyPath) -> int:
         """Write the probabilities of a file of rows to a Parquet file; see `serving.score.score_file`."""
         from isthmus.serving.score import score_file
 
         fields, domains = self.settings.ranking.fields, self.trained_domains
-        return score_file(self.model, self.dataset, fields, rows, out, kept_shares=self.kept_shares, domains=domains)
+        return score_file(
+            self.model, self.dataset, fields, Path(rows), Path(out), kept_shares=self.kept_shares, domains=domains
+        )
 
     def validation_value(self) -> float:
         """What settings are chosen by: AUC on validation, the mean over the domains that were trained for."""
@@ -174,6 +184,16 @@ class RankingRun:
         domains = judged_domains(self.dataset, ranking, training)
         stage = Stage("final", 0, domains, ranking.fields)
         return over_domains(self.dataset, validate(self.dataset, self.model, stage), stage)["auc"]
+
+
+def require_text_ids(user: object, history: object) -> None:
+    """Refuses ids that are no text: a number is nobody's, and the answer would be that for someone unknown."""
+    if isinstance(history, str):
+        raise InputError(f"history: {history!r} is one text; give a list of ids, the latest last")
+    items = history if isinstance(history, Iterable) else ()
+    for name, given in (("user", user), *(("history", item) for item in items)):
+        if given is not None and not isinstance(given, str):
+            raise InputError(f"{name}: {given!r} is {type(given).__name__}, ids are text; give {str(given)!r}")
 
 
 def open_run(folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> Run | RankingRun:
@@ -283,73 +303,6 @@ def train(
     return Run(run, settings, opened, model)
 
 
-def bundle(
-    retrieval: Path,
-    out: Path,
-    *,
-    ranking: Path | None = None,
-    score_field: str | None = None,
-    num_candidates: int = 200,
-    dataset: Path | None = None,
-    ranking_dataset: Path | None = None,
-    exact_below: int = 100_000,
-    with_onnx: bool = True,
-    drift_rows: int = 1000,
-    shard: tuple[int, int] | None = None,
-) -> "isthmus.serving.bundle_files.Manifest":
-    """Put all that serving needs of a retrieval run and, where given, a ranking run into one folder.
-
-    Args:
-        score_field: the number field of side `row` in the ranker's data that takes retrieval's score.
-        num_candidates: items that retrieval hands to the click model, at least as many as are asked for.
-        dataset, ranking_dataset: where the runs' datasets lie now, if they were moved.
-        exact_below: a domain with fewer items is searched exactly.
-        with_onnx: also write copies of the networks for ONNX Runtime, which is what then serves.
-        drift_rows: of each domain, the training rows that drift is measured from; 0: none.
-        shard: (i, n): of every corpus only the items whose row leaves i when divided by n; see docs/deployment.md.
-
-    Raises:
-        InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
-    """
-    from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
-    from isthmus.serving.bundle_files import Shard
-
-    if drift_rows < 0:
-        raise InputError(f"drift_rows: {drift_rows} is below 0")
-    if shard is not None and not 0 <= shard[0] < shard[1]:
-        raise InputError(f"shard: {shard[0]}/{shard[1]} is none; of n there are 0/n to (n - 1)/n")
-    run = Run.open(retrieval, dataset, device="cpu")
-    parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
-    click = None
-    if ranking is not None:
-        ranker = RankingRun.open(ranking, ranking_dataset, device="cpu")
-        chosen, names = ranker.settings.ranking, ranker.dataset.schema.domain_names
-        judged = judged_domains(ranker.dataset, chosen, ranker.settings.training)
-        click = RankingParts(
-            model=ranker.model,
-            settings=chosen,
-            dataset=ranker.dataset,
-            domains=tuple(names[number] for number in judged),
-            targets=ranker.model.targets if isinstance(ranker.model, CDAnet) else (),
-            num_candidates=num_candidates,
-            score_field=score_field,
-            kept_shares=ranker.kept_shares,
-            weights=ranking / BEST,
-        )
-    elif score_field is not None:
-        raise InputError(f"score_field: {score_field!r} is of the ranker's data, and no ranking run is given")
-    return write_bundle(
-        out,
-        parts,
-        click,
-        exact_below=exact_below,
-        now=datetime.now(UTC),
-        with_onnx=with_onnx,
-        drift_rows=drift_rows,
-        shard=None if shard is None else Shard(place=shard[0], count=shard[1]),
-    )
-
-
 def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto") -> AnySummary:
     """Evaluate a run folder on a split, keep the result there, and sum it up."""
     opened = open_run(run, dataset, device=device)
@@ -359,16 +312,21 @@ def evaluate(run: Path, split: str = "test", *, dataset: Path | None = None, dev
     return summarise(opened.saved(opened.evaluate(chosen), chosen))
 
 
-def compare(a: Path, b: Path, split: str = "test") -> Comparison:
+def compare(
+    a: Path, b: Path, split: str = "test", *, dataset: Path | None = None, device: Device = "auto"
+) -> Comparison:
     """Compare two run folders, or two result files, on the same held-out rows.
 
     A run folder is evaluated now, so that the result is that of its present weights.
+
+    Args:
+        dataset: where the dataset of the runs lies now, if it was moved.
 
     Raises:
         InputError: one is of retrieval and the other of ranking, or they are not over the same rows.
     """
     chosen = split_named(split)
-    result_a, result_b = _result_of(a, chosen), _result_of(b, chosen)
+    result_a, result_b = (_result_of(path, chosen, dataset, device) for path in (a, b))
     match result_a, result_b:
         case SavedRanking(), SavedRanking():
             return compare_rankings(result_a, result_b, name_a=str(a), name_b=str(b))
@@ -387,10 +345,10 @@ def split_named(split: str) -> Split:
             raise InputError(f"split: {split!r} is not 'valid' or 'test'{did_you_mean(split, ('valid', 'test'))}")
 
 
-def _result_of(path: Path, split: Split) -> SavedResult | SavedRanking:
+def _result_of(path: Path, split: Split, dataset: Path | None, device: Device) -> SavedResult | SavedRanking:
     if not path.is_dir():
         return load_ranking(path) if is_ranking_file(path) else load_result(path)
-    run = open_run(path)
+    run = open_run(path, dataset, device=device)
     if isinstance(run, RankingRun):
         return run.saved(run.evaluate(split), split)
     return run.saved(run.evaluate(split), split)

@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 an audit found something wrong, 2 something the user can p
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +21,7 @@ from isthmus.allocator import keep_freed_memory
 from isthmus.cli_serving import add_serving_arguments, run_serving_verb
 from isthmus.errors import InputError, did_you_mean
 from isthmus.experiments import EXPERIMENTS
-from isthmus.files import json_text
+from isthmus.files import json_text, write_text
 from isthmus.serving.listening import listen
 
 VERBS = {
@@ -42,6 +44,25 @@ VERBS = {
     "demo": "run everything once",
 }
 COMPUTING_VERBS = ("train", "evaluate", "tune", "score", "recommend", "reproduce", "demo")
+EXAMPLES = {
+    "ingest": "xmrec wsdm22_cup_xmrec log",
+    "init": "events.parquet --out log.yaml",
+    "prepare": "log.yaml dataset",
+    "audit": "dataset",
+    "describe": "dataset",
+    "train": "dataset run --set training.epochs=3 retrieval.dropout=0.2",
+    "evaluate": "run --split valid",
+    "compare": "run other-run",
+    "tune": "dataset out --settings base.yaml --search search.yaml",
+    "score": "ranker rows.csv scored.parquet",
+    "recommend": "run --domain shop --user u17 -k 20",
+    "bundle": "--retrieval run --ranking ranker bundle",
+    "serve": "bundle --port 8000 --events events.db",
+    "publish": "bundle place",
+    "rollback": "place",
+    "reproduce": "adi-table-3 --data wsdm22_cup_xmrec --out results --quick",
+    "demo": "--out demo",
+}
 INTERRUPTED = 130
 
 
@@ -52,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_unknown_verb(words)
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            return run_verb(parser().parse_args(words))
+            top, verbs = parsers()
+            given, unknown = top.parse_known_args(words)
+            if unknown:
+                raise InputError(_unknown_argument(verbs[given.verb], unknown[0]))
+            return run_verb(given)
     except InputError as error:
         return _fail(str(error))
     except ValidationError as error:
@@ -82,17 +107,30 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"isthmus: note: {message}", file=sys.stderr)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All verbs and their arguments."""
-    top = argparse.ArgumentParser(prog="isthmus", description="Multi-domain recommendation, from logs to items.")
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of all verbs and their arguments, and each verb's own."""
+    top = argparse.ArgumentParser(
+        prog="isthmus",
+        description="Multi-domain recommendation, from logs to items.",
+        epilog="'isthmus VERB --help' lists a verb's arguments; 'isthmus demo' shows the whole way.",
+    )
+    top.add_argument("--version", action="version", version=f"isthmus {version('isthmus')}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verb = {name: verbs.add_parser(name, help=text, description=text.capitalize()) for name, text in VERBS.items()}
+    verb = {
+        name: verbs.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:],
+            epilog=f"for example: isthmus {name} {EXAMPLES[name]}",
+        )
+        for name, text in VERBS.items()
+    }
 
-    verb["ingest"].add_argument("name", help=", ".join(isthmus.PUBLIC_DATA))
+    verb["ingest"].add_argument("name", metavar="NAME", help=", ".join(isthmus.PUBLIC_DATA))
     _path(verb["ingest"], "source", "the folder with the data set's own files")
     _path(verb["ingest"], "out", "the folder to make")
     verb["ingest"].add_argument(
-        "--seed", type=int, default=0, help="of what the data set leaves to chance (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="of what the data set leaves to chance (default: 0)"
     )
 
     verb["init"].add_argument("logs", type=Path, nargs="+", metavar="LOG", help="files of the log: Parquet, CSV or TSV")
@@ -132,6 +170,8 @@ def parser() -> argparse.ArgumentParser:
     _path(verb["compare"], "a", "a run folder, or a result file of one")
     _path(verb["compare"], "b", "another")
     _split(verb["compare"])
+    _dataset(verb["compare"])
+    _device(verb["compare"])
     _json(verb["compare"])
 
     _path(verb["tune"], "dataset", "a dataset folder")
@@ -148,9 +188,9 @@ def parser() -> argparse.ArgumentParser:
     _device(verb["score"])
 
     _path(verb["recommend"], "run", "a run folder")
-    verb["recommend"].add_argument("--domain", help="a declared domain; needed save with --all")
+    verb["recommend"].add_argument("--domain", metavar="NAME", help="a declared domain; needed save with --all")
     who = verb["recommend"].add_mutually_exclusive_group()
-    who.add_argument("--user", help="the id of a user")
+    who.add_argument("--user", metavar="ID", help="the id of a user")
     who.add_argument(
         "--history", type=_items, metavar="ITEM,ITEM", help="ids of items, the latest last, in place of a user"
     )
@@ -163,21 +203,31 @@ def parser() -> argparse.ArgumentParser:
 
     add_serving_arguments(verb)
 
-    verb["reproduce"].add_argument("name", help=", ".join(EXPERIMENTS))
-    verb["reproduce"].add_argument("--data", type=Path, required=True, help="the folder of the data set's own files")
-    verb["reproduce"].add_argument("--out", type=Path, required=True, help="the folder to write to")
-    verb["reproduce"].add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
-    verb["reproduce"].add_argument("--quick", action="store_true", help="one seed of the main rows")
-    verb["reproduce"].add_argument(
-        "--trials", type=int, help="of the search of each ranking row (default: 8); 0: the declared settings"
+    reproduce = verb["reproduce"]
+    reproduce.add_argument("name", metavar="NAME", help=", ".join(EXPERIMENTS))
+    reproduce.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="the folder of the data set's own files"
+    )
+    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write to")
+    reproduce.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default: 3)")
+    reproduce.add_argument("--quick", action="store_true", help="one seed of the main rows")
+    reproduce.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="of the search of each ranking row (default: 8); 0: the declared settings",
     )
 
-    verb["demo"].add_argument("--data", type=Path, help="a folder of public data sets; without it, simulated data only")
+    verb["demo"].add_argument(
+        "--data", type=Path, metavar="DIR", help="a folder of public data sets; without it, simulated data only"
+    )
     verb["demo"].add_argument(
         "--serve", type=int, metavar="PORT", help="at the end serve what was made on this port of this machine"
     )
-    verb["demo"].add_argument("--out", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")
-    return top
+    verb["demo"].add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="the folder to write to (default: demo)"
+    )
+    return top, verb
 
 
 def run_verb(given: argparse.Namespace) -> int:
@@ -208,12 +258,13 @@ def run_verb(given: argparse.Namespace) -> int:
             summary = isthmus.evaluate(given.run, given.split, dataset=given.dataset, device=given.device)
             print(json_text(summary.to_dict()) if given.json else summary.to_markdown())
         case "compare":
-            comparison = isthmus.compare(given.a, given.b, given.split)
+            comparison = isthmus.compare(given.a, given.b, given.split, dataset=given.dataset, device=given.device)
             print(json_text(comparison.to_dict()) if given.json else comparison.to_markdown())
         case "tune":
             isthmus.tune(given.dataset, given.out, given.settings, given.search)
             print(f"next: isthmus train {given.dataset} RUN --settings {given.out / 'best.yaml'}")
         case "score":
+            _require_parquet(given.out)
             num_rows = isthmus.score(given.run, given.rows, given.out, dataset=given.dataset, device=given.device)
             print(f"{given.out}: {num_rows} rows written")
         case "recommend":
@@ -250,7 +301,7 @@ def _init(logs: list[Path], out: Path | None) -> None:
     if out is None:
         print(text, end="")
         return
-    out.write_text(text, encoding="utf-8")
+    write_text(out, text)
     print(f"{out}: written; read it, then: isthmus prepare {out} DATASET")
 
 
@@ -266,10 +317,12 @@ def _train(given: argparse.Namespace) -> None:
 
 
 def _recommend(given: argparse.Namespace) -> None:
+    if given.all and given.out is None:
+        raise InputError("recommend --all: say with --out FILE where the Parquet file goes")
+    if given.all:
+        _require_parquet(given.out)
     run = isthmus.open_run(given.run, dataset=given.dataset, device=given.device)
     if given.all:
-        if given.out is None:
-            raise InputError("recommend --all: say with --out FILE where the Parquet file goes")
         num_rows = run.recommend_all(given.out, k=given.k, domain=given.domain)
         print(f"{given.out}: {num_rows} rows written")
         return
@@ -299,7 +352,7 @@ def _split(verb: argparse.ArgumentParser) -> None:
 
 
 def _dataset(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--dataset", type=Path, help="where the run's dataset lies now, if it was moved")
+    verb.add_argument("--dataset", type=Path, metavar="DIR", help="where the run's dataset lies now, if it was moved")
 
 
 def _device(verb: argparse.ArgumentParser) -> None:
@@ -308,6 +361,22 @@ def _device(verb: argparse.ArgumentParser) -> None:
 
 def _json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON, not a table")
+
+
+def _require_parquet(out: Path) -> None:
+    """Refuses a name from which other programs would read the file as something else."""
+    if out.suffix not in (".parquet", ".pq"):
+        raise InputError(f"{out}: is written as Parquet; let its name end in .parquet")
+
+
+def _unknown_argument(verb: argparse.ArgumentParser, word: str) -> str:
+    """What is wrong with a word that no argument of the verb takes, and what may be meant."""
+    name = verb.prog.split()[-1]
+    if not word.startswith("-"):
+        return f"{name}: {word!r}: one argument too many; see {verb.prog} --help"
+    option = word.partition("=")[0]
+    known = sorted(set(re.findall(r"--[a-z-]+", verb.format_usage())))
+    return f"{name}: {option}: unknown option{did_you_mean(option, known) or '; known are ' + ', '.join(known)}"
 
 
 def _refuse_unknown_verb(words: Sequence[str]) -> None:

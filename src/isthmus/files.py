@@ -15,13 +15,26 @@ from isthmus.errors import InputError
 
 PARTIAL = ".partial"
 
+AnyPath = str | os.PathLike[str]
+"""A path as users may give it in Python; what they call makes a `Path` of it."""
+
+
+def optional_path(path: AnyPath | None) -> Path | None:
+    """The path, where one is given."""
+    return None if path is None else Path(path)
+
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
     """A path to write to, which takes the file's place when the block ends well.
 
     A killed process, a full disk or an error leaves what was there before.
+
+    Raises:
+        InputError: a folder has that path.
     """
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give the path of a file")
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + PARTIAL)
     try:
@@ -81,6 +94,8 @@ def read_yaml(file: Path, *, remedy: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, it is not YAML, a key stands twice, or it holds no mapping.
     """
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give the path of a YAML file")
     if not file.is_file():
         raise InputError(f"{file}: no such file; {remedy}")
     try:

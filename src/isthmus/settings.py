@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from isthmus.errors import InputError, explain
+from isthmus.errors import InputError, explain, mistaken_keys
 from isthmus.files import read_yaml
 from isthmus.models.ranker import RankingSettings
 from isthmus.models.two_tower import TwoTowerSettings
@@ -93,8 +93,7 @@ def read_any_settings(file: Path | None, overrides: Sequence[str] = (), *, task:
     try:
         return form.model_validate(content)
     except ValidationError as error:
-        places = [".".join(map(str, details["loc"])) for details in error.errors(include_url=False)]
-        is_overridden = any(place.startswith(key) for place in places for key in overridden)
+        is_overridden = any(place.startswith(key) for place in mistaken_keys(error, form) for key in overridden)
         shown = file if file is not None and not is_overridden else Path("--set")
         _refuse_misplaced(error, shown, form)
         raise InputError(explain(error, shown, form)) from error

@@ -35,8 +35,8 @@ def whole(**changes: Any) -> Callable[[dict[str, Any]], None]:
 MISTAKES = (
     Mistake("unknown key", ("log.yaml", "events.usr", "did you mean 'user'"), events(usr="user")),
     Mistake("unknown key of a field", ("fields.0.colunm", "'column'"), lambda c: c["fields"][0].update(colunm="x")),
-    Mistake("unknown key of a split", ("split.time.tset", "'test'"), lambda c: c["split"].update(tset=0.1)),
-    Mistake("share out of range", ("split.time.test", "1.5"), lambda c: c["split"].update(test=1.5)),
+    Mistake("unknown key of a split", ("split.tset", "'test'"), lambda c: c["split"].update(tset=0.1)),
+    Mistake("share out of range", ("split.test", "1.5"), lambda c: c["split"].update(test=1.5)),
     Mistake("missing key", ("fields", "missing"), lambda c: c.pop("fields")),
     Mistake("domain that YAML reads as a number", ("domains.1", "quotes"), whole(domains={1: {}, "b": {}})),
     Mistake("missing file", ("evnts.csv", "did you mean 'events.csv'"), events(files=["evnts.csv"])),

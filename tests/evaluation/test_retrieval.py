@@ -91,6 +91,18 @@ def test_each_domain_is_scored_apart_and_one_without_rows_not_at_all() -> None:
     assert scorer.blocks == [(0, [0, 1]), (0, [2]), (1, [3])]
 
 
+def test_a_large_corpus_is_scored_for_fewer_rows_at_a_time() -> None:
+    dataset = dataset_of(list(CANDIDATES))
+    scorer = ByItem(dataset, SCORE)
+    # Of a's five items two rows fit into 14 scores, of b's one item all that a block may have.
+    result = evaluate_retrieval(scorer, dataset, "valid", ks=(3,), corpus_ks=(3,), most_scores=14)
+    assert scorer.blocks == [(0, [0, 1]), (0, [2]), (1, [3])]
+    assert ranks(result, "corpus_ndcg") == [0, 2, 3, 1]
+    scorer.blocks.clear()
+    evaluate_retrieval(scorer, dataset, "valid", most_scores=3)  # less than one row's: one at a time
+    assert scorer.blocks == [(0, [0]), (0, [1]), (0, [2]), (1, [3])]
+
+
 def test_a_split_without_rows_has_empty_metrics() -> None:
     dataset = dataset_of([], listed=False)
     result = evaluated(dataset, SCORE)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import isthmus
 from isthmus.errors import InputError
 from isthmus.experiments import adi_table_3
 from isthmus.experiments.adi_table_3_rows import QUICK_ROWS, ROWS, TOWER
@@ -34,6 +35,16 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fewer_than_one_seed_is_an_error(native: Path, tmp_path: Path, num_seeds: int) -> None:
     with pytest.raises(InputError, match="seeds"):
         adi_table_3.reproduce(native, tmp_path / "out", num_seeds=num_seeds)
+
+
+def test_a_wrong_data_folder_does_not_bar_the_right_one_from_the_same_output(native: Path, tmp_path: Path) -> None:
+    wrong, out = tmp_path / "wrong", tmp_path / "out"
+    wrong.mkdir()
+    (wrong / "notes.txt").write_text("no market here")
+    with pytest.raises(InputError, match="no market folder"):
+        isthmus.reproduce("adi-table-3", wrong, out, quick=True)
+    with pytest.raises(InputError, match="seeds"):  # which is asked once the folder has been accepted
+        isthmus.reproduce("adi-table-3", native, out, num_seeds=0)
 
 
 def test_every_method_of_the_paper_and_every_part_of_adi_has_a_row() -> None:

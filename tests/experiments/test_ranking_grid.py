@@ -62,6 +62,7 @@ def test_an_output_folder_is_of_one_data_set(tmp_path: Path) -> None:
         (tmp_path / name / "ratings.txt").write_text(text, encoding="utf-8")
     keep_to_one_data_set(tmp_path / "one", tmp_path / "out")
     keep_to_one_data_set(tmp_path / "one", tmp_path / "out")
+    (tmp_path / "out" / "table.md").write_text("a result", encoding="utf-8")
     (tmp_path / "one").rename(tmp_path / "moved")
     keep_to_one_data_set(tmp_path / "moved", tmp_path / "out")
     with pytest.raises(InputError, match=r"holds results of other files than those of .*other"):

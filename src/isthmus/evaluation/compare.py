@@ -71,6 +71,8 @@ class Comparison:
         head = f"Split {self.split}; a is {self.name_a}, b is {self.name_b}; {self.how}."
         return f"{head}\n\n{markdown_table(header, rows, num_left=2)}"
 
+    _repr_markdown_ = to_markdown  # what a notebook shows
+
 
 def compare(
     a: SavedResult, b: SavedResult, *, name_a: str = "a", name_b: str = "b", num_resamples: int = 10_000

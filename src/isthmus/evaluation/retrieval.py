@@ -98,11 +98,16 @@ def evaluate_retrieval(
     ks: tuple[int, ...] = (10,),
     corpus_ks: tuple[int, ...] = (10, 100),
     block: int = 1024,
+    most_scores: int = 1 << 27,
 ) -> RetrievalResult:
     """Rank every held-out positive of a split, a block of rows of one domain at a time.
 
     Known items are excluded from the whole corpus, the row's own positive never. A positive that training never saw
     in the domain's corpus is a miss. Equal scores rank by item row, which knows nothing of the label.
+
+    Args:
+        block: rows scored at a time.
+        most_scores: held at a time, of which a large corpus has fewer rows: 512 MiB by default.
     """
     events = dataset.events[split]
     history = HistoryReader(dataset)
@@ -112,8 +117,9 @@ def evaluate_retrieval(
     num_known: list[Tensor] = []
     for domain in range(dataset.num_domains):
         corpus = torch.from_numpy(dataset.corpus(domain))
-        for start in range(bounds[domain], bounds[domain + 1], block):
-            rows = np.arange(start, min(start + block, bounds[domain + 1]))
+        num_rows = max(1, min(block, most_scores // max(1, corpus.numel())))
+        for start in range(bounds[domain], bounds[domain + 1], num_rows):
+            rows = np.arange(start, min(start + num_rows, bounds[domain + 1]))
             score = scorer(domain, rows).cpu()
             positive = torch.from_numpy(np.asarray(events.item_row[rows], dtype=np.int64))
             if events.candidates is not None:
@@ -125,6 +131,7 @@ def evaluate_retrieval(
             row = torch.repeat_interleave(torch.arange(len(rows)), length)
             num_known.append(length)
             corpus_rank.append(rank_in_corpus(score, corpus, row, torch.from_numpy(known.astype(np.int64)), positive))
+            del score  # before the next block's are made
     metrics: dict[str, Tensor] = {}
     if given_rank:
         rank = torch.cat(given_rank)

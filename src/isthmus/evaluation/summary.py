@@ -100,6 +100,8 @@ class Summary:
             texts.append(f"## {part.name.capitalize()}\n\n{markdown_table(header, rows)}")
         return "\n\n".join(texts)
 
+    _repr_markdown_ = to_markdown  # what a notebook shows
+
 
 def summarise(
     saved: SavedResult, *, num_resamples: int = 1000, level: float = 0.95, with_slices: bool = True

@@ -33,7 +33,12 @@ def demo(data: Path | None, out: Path) -> Path:
 
     Args:
         data: a folder that may hold the folder `xmrec_wsdm22`; without it, a three-domain log is generated.
+
+    Raises:
+        InputError: `data` is no folder.
     """
+    if data is not None and not data.is_dir():
+        raise InputError(f"{data}: no such folder; give one that holds {XMREC}, or none")
     settings = next(row.settings for row in ROWS if row.method == BEST_ADI)
     source = None if data is None else data / XMREC
     if source is not None and source.is_dir():
@@ -44,7 +49,8 @@ def demo(data: Path | None, out: Path) -> Path:
             ingest_xmrec(source, log)
         run = out / "xmrec" / "run"
     else:
-        print("data: no real data at hand (set ISTHMUS_DATA), so three domains are generated")
+        reason = "no real data at hand (set ISTHMUS_DATA)" if data is None else f"no {XMREC} in {data}"
+        print(f"data: {reason}, so three domains are generated")
         log, dataset = out / "generated" / "log", out / "generated" / "dataset"
         if not log.is_dir():
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -119,4 +125,4 @@ def show_recommendations(dataset: Dataset, run: Run) -> None:
             answer = run.recommend(name, user=users[user_row - 1], k=5)
             print(f"{name}, user {users[user_row - 1]} (by {answer.basis}):")
             for item in answer.items:
-                print(f"    {item.score:8.3f}  {item.item}  {item.title or ''}")
+                print(f"    {item.score:8.3f}  {item.item}  {item.title or ''}".rstrip())

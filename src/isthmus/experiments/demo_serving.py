@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isthmus.api import bundle
+from isthmus.bundling import bundle
 from isthmus.data.dataset import Dataset
 from isthmus.experiments.demo_ranking import NUM_RETRIEVED
 from isthmus.serving.requests import RecommendRequest
