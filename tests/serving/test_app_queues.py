@@ -2,21 +2,16 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import new_app
 from isthmus.serving.requests import Recommendation, RecommendRequest
-from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import Service
 
 
@@ -25,12 +20,6 @@ def bundle(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("queues") / "bundle"
     new_bundle(folder, tiny_dataset)
     return folder
-
-
-@contextmanager
-def client(place: Path, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(new_app(ServeSettings(place, **settings))) as opened:
-        yield opened
 
 
 def test_a_batch_keeps_out_what_would_wait_behind_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

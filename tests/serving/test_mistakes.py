@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import new_app
-from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import Service
 
 
@@ -25,7 +24,7 @@ def bundle(tiny_dataset: Dataset, labelled: Dataset, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def asked(bundle: Path) -> Iterator[TestClient]:
     """A client of a service without events."""
-    with TestClient(new_app(ServeSettings(bundle))) as opened:
+    with client(bundle) as opened:
         yield opened
 
 
@@ -120,7 +119,7 @@ def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
         monkeypatch.setattr(Service, name, broken)
     asked = {"domain": "shop", "user": "u3"}
     body = {"requests": [asked]} if path.endswith("batch") else asked | ({"items": ["i1"]} if "score" in path else {})
-    with TestClient(new_app(ServeSettings(bundle))) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
+    with client(bundle) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
         answer = opened.get(path) if path.endswith("domains") else opened.post(path, json=body)
         assert f'route="{path}",status="500"' in opened.get("/metrics").text
     assert answer.status_code == 500

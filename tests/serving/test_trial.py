@@ -1,8 +1,6 @@
 """Experiments in serving, and the logs of what was shown and what came of it."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.abtest.assignment import Experiment, Variant, assign
 from isthmus.abtest.logs import FEEDBACK, read_impressions
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
-from isthmus.serving.app import new_app
 from isthmus.serving.row_log import RowLog
-from isthmus.serving.serve_settings import ServeSettings
 
 USERS = [f"u{number}" for number in range(12)]
 
@@ -34,12 +31,6 @@ def unranked(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("trial") / "unranked"
     new_bundle(folder, tiny_dataset)
     return folder
-
-
-@contextmanager
-def client(place: Path, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(new_app(ServeSettings(place, **settings))) as opened:
-        yield opened
 
 
 def ask(opened: TestClient, user: str) -> dict[str, Any]:
