@@ -1,6 +1,7 @@
 """Experiments in serving, and the logs of what was shown and what came of it."""
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from isthmus.abtest.logs import FEEDBACK, read_impressions
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.serving.row_log import RowLog
+from isthmus.serving.trial import Trial
 
 USERS = [f"u{number}" for number in range(12)]
 
@@ -123,3 +125,29 @@ def test_rows_that_cannot_be_written_wait_and_the_oldest_go_first(tmp_path: Path
     log.flush()
     (file,) = folder.iterdir()
     assert pq.read_table(file)["item"].to_pylist() == ["i2", "i3", "i4"]
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch"])
+def test_what_was_given_up_was_shown_to_nobody(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    release, ended, plain = threading.Event(), threading.Event(), Trial.answer
+
+    def slow(self: Trial, *given: Any) -> Any:
+        release.wait(10)
+        found = plain(self, *given)
+        ended.set()
+        return found
+
+    monkeypatch.setattr(Trial, "answer", slow)
+    asked = {"domain": "shop", "user": "u1", "k": 3}
+    with client(bundle, log_folder=tmp_path, timeout_s=0.2) as opened:
+        body = {"requests": [asked]} if path.endswith("batch") else asked
+        assert opened.post(path, json=body).json()["error"]["code"] == "timed_out"
+        release.set()
+        assert ended.wait(10)
+        shown = ask(opened, "u2")
+        text = opened.get("/metrics").text
+    assert {row["request"] for row in read_impressions(tmp_path).to_pylist()} == {shown["request"]}
+    counted = [line for line in text.splitlines() if line.startswith("isthmus_recommendations_total{")]
+    assert sum(float(line.split()[-1]) for line in counted) == 1

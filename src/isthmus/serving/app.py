@@ -28,9 +28,9 @@ from isthmus.serving.pages import add_page
 from isthmus.serving.reference_page import add_reference
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem
 from isthmus.serving.serve_settings import ServeSettings
-from isthmus.serving.service import MOST_ITEMS, Service
+from isthmus.serving.service import MOST_ITEMS
 from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store
-from isthmus.serving.trial import Trial
+from isthmus.serving.trial import Answered, Trial
 from isthmus.serving.view import domain_number
 
 LOG = logging.getLogger("isthmus.serving")
@@ -160,8 +160,13 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
     )
     add_errors(app)
+
+    def observe(answered: Answered) -> None:
+        metrics.observe_answer(answered.recommendation)
+        trial.log(answered)
+
     _add_state(app, host, metrics, gate)
-    _add_recommendations(app, host, metrics, gate, trial)
+    _add_recommendations(app, host, gate, trial, observe)
     _add_events(app, host, writes, store, clock)
     add_feedback(app, logs.get("feedback"), clock)
     add_page(app)
@@ -171,7 +176,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             app,
             gate,
             lambda body, request_id: trial.answer(host.service, body.request(), request_id),
-            metrics.observe_answer,
+            observe,
         ),
         token=settings.token,
         max_body_bytes=settings.max_body_bytes,
@@ -181,33 +186,39 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     )
 
 
-def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate, trial: Trial) -> None:
-    def recommend(service: Service, body: RecommendBody, request_id: str) -> Recommendation:
-        answer = trial.answer(service, body.request(), request_id)
-        metrics.observe_answer(answer)
-        return answer
-
+def _add_recommendations(
+    app: FastAPI, host: Host, gate: Gate, trial: Trial, observe: Callable[[Answered], None]
+) -> None:
     @app.post("/v1/recommend", response_model=Recommendation)
     async def recommend_one(body: RecommendBody, request: Request) -> Response:
         """The k best items of a domain for a user."""
         service = host.service
-        return _json(ONE.dump_json(await gate.run(lambda: recommend(service, body, request.scope[REQUEST_ID]))))
+        answered = await gate.run(lambda: trial.answer(service, body.request(), request.scope[REQUEST_ID]))
+        observe(answered)
+        return _json(ONE.dump_json(answered.recommendation))
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def recommend_many(batch: BatchBody, request: Request) -> Response:
         """Several requests, each answered as if it were alone; a mistake in one leaves the others."""
         service = host.service
 
-        def work() -> BatchAnswer:
+        def work() -> tuple[list[Answered], bytes]:
+            answered: list[Answered] = []
             answers: list[Recommendation | dict[str, dict[str, str]]] = []
             for number, body in enumerate(batch.requests):
                 try:
-                    answers.append(recommend(service, body, f"{request.scope[REQUEST_ID]}-{number}"))
+                    one = trial.answer(service, body.request(), f"{request.scope[REQUEST_ID]}-{number}")
                 except InputError as error:
                     answers.append({"error": {"code": "bad_request", "message": str(error)}})
-            return BatchAnswer(answers)
+                else:
+                    answered.append(one)
+                    answers.append(one.recommendation)
+            return answered, MANY.dump_json(BatchAnswer(answers))
 
-        return _json(MANY.dump_json(await gate.run(work, weight=len(batch.requests))))
+        answered, content = await gate.run(work, weight=len(batch.requests))
+        for one in answered:
+            observe(one)
+        return _json(content)
 
     @app.post("/v1/score", response_model=Scores)
     async def score(body: ScoreBody) -> Response:
