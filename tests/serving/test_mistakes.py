@@ -11,6 +11,8 @@ from tests.serving.bundles import new_bundle
 from tests.serving.clients import client
 
 from isthmus.data.dataset import Dataset
+from isthmus.serving.event_store import EventsUnavailableError
+from isthmus.serving.requests import Recommendation, RecommendRequest
 from isthmus.serving.service import Service
 
 
@@ -108,7 +110,7 @@ def test_a_value_of_the_wrong_kind_is_told_what_is_wanted_in_plain_words(
             assert name not in text
 
 
-@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch", "/v1/score", "/v1/domains"])
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/score", "/v1/domains"])
 def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
@@ -118,7 +120,7 @@ def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
     for name in ("recommend", "score", "is_ranked"):
         monkeypatch.setattr(Service, name, broken)
     asked = {"domain": "shop", "user": "u3"}
-    body = {"requests": [asked]} if path.endswith("batch") else asked | ({"items": ["i1"]} if "score" in path else {})
+    body = asked | ({"items": ["i1"]} if "score" in path else {})
     with client(bundle) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
         answer = opened.get(path) if path.endswith("domains") else opened.post(path, json=body)
         assert f'route="{path}",status="500"' in opened.get("/metrics").text
@@ -128,3 +130,31 @@ def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
     assert failed.exc_info is not None
     assert failed.exc_info[0] is LookupError
     assert failed.__dict__["fields"]["request"] == answer.headers["x-request-id"]
+
+
+def test_an_entry_of_a_batch_fails_alone(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = Service.recommend
+
+    def partly(self: Service, request: RecommendRequest) -> Recommendation:
+        if request.user == "ours":
+            raise LookupError("of our own making")
+        if request.user == "store":
+            raise EventsUnavailableError("hangs")
+        return plain(self, request)
+
+    monkeypatch.setattr(Service, "recommend", partly)
+    users = ("u1", "ours", "store", "u2")
+    batch = {"requests": [*({"domain": "shop", "user": user} for user in users), {"domain": "nowhere"}]}
+    with client(bundle) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
+        answer = opened.post("/v1/recommend/batch", json=batch)
+    assert answer.status_code == 200
+    answers = answer.json()["answers"]
+    codes = [one["error"]["code"] if "error" in one else one["basis"] for one in answers]
+    assert codes == ["user_history", "internal", "events_unavailable", "user_history", "bad_request"]
+    assert "of our own making" not in answer.text
+    (failed,) = [record for record in caplog.records if record.message == "request failed"]
+    assert failed.exc_info is not None
+    assert failed.exc_info[0] is LookupError
+    assert failed.__dict__["fields"]["request"] == f"{answer.headers['x-request-id']}-1"

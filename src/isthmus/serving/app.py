@@ -17,8 +17,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.direct import Direct
-from isthmus.serving.edge import REQUEST_ID, Edge
-from isthmus.serving.event_store import Event, EventStore
+from isthmus.serving.edge import INTERNAL, REQUEST_ID, Edge
+from isthmus.serving.event_store import Event, EventStore, EventsUnavailableError
 from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
 from isthmus.serving.gate import Gate
 from isthmus.serving.host import Host
@@ -29,7 +29,7 @@ from isthmus.serving.reference_page import add_reference
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem
 from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import MOST_ITEMS
-from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store
+from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store, unavailable
 from isthmus.serving.trial import Answered, Trial
 from isthmus.serving.view import domain_number
 
@@ -199,17 +199,19 @@ def _add_recommendations(
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def recommend_many(batch: BatchBody, request: Request) -> Response:
-        """Several requests, each answered as if it were alone; a mistake in one leaves the others."""
+        """Several requests, each answered as if it were alone; an error of one leaves the others."""
         service = host.service
 
         def work() -> tuple[list[Answered], bytes]:
             answered: list[Answered] = []
             answers: list[Recommendation | dict[str, dict[str, str]]] = []
             for number, body in enumerate(batch.requests):
+                request_id = f"{request.scope[REQUEST_ID]}-{number}"
                 try:
-                    one = trial.answer(service, body.request(), f"{request.scope[REQUEST_ID]}-{number}")
-                except InputError as error:
-                    answers.append({"error": {"code": "bad_request", "message": str(error)}})
+                    one = trial.answer(service, body.request(), request_id)
+                except Exception as error:  # whatever it is: the others are answered
+                    code, message = _told(error, request_id)
+                    answers.append({"error": {"code": code, "message": message}})
                 else:
                     answered.append(one)
                     answers.append(one.recommendation)
@@ -323,6 +325,16 @@ def _add_events(app: FastAPI, host: Host, writes: Gate, store: EventStore | None
         """Delete a user's events, and use nothing of what bundles know of the user from now on."""
         kept = required()
         return {"deleted": await writes.write(lambda decide: kept.forget(user, now=clock(), decide=decide))}
+
+
+def _told(error: Exception, request_id: str) -> tuple[str, str]:
+    """The code and the words of an answer in a batch that is none; an error of ours is logged."""
+    if isinstance(error, InputError):
+        return "bad_request", str(error)
+    if isinstance(error, EventsUnavailableError):
+        return unavailable(error)
+    LOG.error("request failed", exc_info=error, extra={"fields": {"request": request_id}})
+    return INTERNAL
 
 
 def _json(content: bytes) -> Response:
