@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,14 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         store = open_store(settings.events, retention_s=settings.retention_days * DAY_S, answer_s=within)
     events = None if store is None else StoredEvents(store, clock)
 
-    def opened(place: Path, variant: str = "", least: Callable[[], frozenset[str]] = frozenset) -> Host:
+    hosts: dict[str, Host] = {}  # of the variants that have a bundle of their own
+
+    def opened(
+        place: Path,
+        variant: str = "",
+        least: Callable[[], frozenset[str]] = frozenset,
+        variants: Callable[[], Sequence[Host]] = tuple,
+    ) -> Host:
         return Host(
             place,
             events=events,
@@ -122,13 +129,14 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             on_swap=lambda outcome: metrics.swaps.labels(outcome, variant).inc(),
             on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal, variant).set(index),
             least=least,
+            variants=variants,
             allow_changed_schema=settings.allow_changed_schema,
         )
 
-    host = opened(settings.place)
-    variants = () if settings.experiment is None else settings.experiment.variants
-    own = [(variant.name, variant.bundle) for variant in variants if variant.bundle is not None]
-    hosts = {name: opened(bundle, name, lambda: host.answers) for name, bundle in own}
+    host = opened(settings.place, variants=lambda: tuple(hosts.values()))
+    for variant in () if settings.experiment is None else settings.experiment.variants:
+        if variant.bundle is not None:
+            hosts[variant.name] = opened(variant.bundle, variant.name, least=lambda: host.answers)
     logs = open_logs(settings.log_folder, metrics)
     trial = Trial(settings.experiment, hosts, logs.get("impressions"), clock)
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)

@@ -4,13 +4,13 @@ Every request is answered by the service that `Host.service` gave it: a request 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from isthmus.errors import InputError
-from isthmus.serving.answerable import answerable, require_answers
+from isthmus.serving.answerable import answerable, lacking, require_answers
 from isthmus.serving.bundle_files import read_manifest
 from isthmus.serving.drift import OnIndex
 from isthmus.serving.place import MANIFEST, POINTER, bundle_at, has_pointer, read_pointer, unfinished
@@ -30,6 +30,7 @@ class Host:
         on_swap: hears `taken` or `refused` of every new bundle.
         on_drift: hears how far each domain's signals have drifted from training; starts anew with a new bundle.
         least: what requests to it may say whatever it held before, such as those to the bundle that it is a variant of.
+        variants: those who answer some of the requests to it, and so must answer what may be said to a new bundle.
         allow_changed_schema: also take a bundle for which requests that are answered now are errors.
         timer: seconds, for the time between attempts.
 
@@ -47,11 +48,13 @@ class Host:
         on_swap: Callable[[str], None] = lambda _: None,
         on_drift: OnIndex | None = None,
         least: Callable[[], frozenset[str]] = frozenset,
+        variants: Callable[[], Sequence["Host"]] = tuple,
         allow_changed_schema: bool = False,
         timer: Callable[[], float] = monotonic,
     ) -> None:
         self.place, self.events, self.engine, self.on_swap = place, events, engine, on_swap
-        self.on_drift, self.least, self.allow_changed_schema, self.timer = on_drift, least, allow_changed_schema, timer
+        self.on_drift, self.least, self.variants = on_drift, least, variants
+        self.allow_changed_schema, self.timer = allow_changed_schema, timer
         folder = bundle_at(place)
         self._seen = _signature(folder)
         self._served_at, self._served = folder, _stamps(folder)
@@ -83,6 +86,7 @@ class Host:
             stamps = _stamps(folder)
             answers = answerable(folder, read_manifest(folder))
             self._require(folder, answers, self._asked_for() | self.least())
+            self._require_of_variants(folder, answers)
             service = open_service(folder, events=self.events, engine=self.engine, on_drift=self.on_drift)
         except Exception as error:  # whatever it is: what serves goes on
             self._refuse(error, asked)
@@ -104,6 +108,14 @@ class Host:
         if not self.allow_changed_schema:
             require_answers(folder, answers, asked_for)
 
+    def _require_of_variants(self, folder: Path, answers: frozenset[str]) -> None:
+        for variant in () if self.allow_changed_schema else self.variants():
+            if told := lacking(variant.answers, answers):
+                raise _VariantLacksError(
+                    f"{folder}: requests to it may say what the variant at {variant.place} cannot answer: "
+                    f"{', '.join(told)}; taken once the variant's bundle can"
+                )
+
     def _asked_for(self) -> frozenset[str]:
         """What requests may say. A pointer says it itself: whoever published has compared, or said that it is meant."""
         named = read_pointer(self.place).answers if has_pointer(self.place) else None
@@ -121,7 +133,8 @@ class Host:
         if not is_incomplete and self._refused is not None and asked.named != self._refused.named:
             self._told, self._wait_s = "", LEAST_WAIT_S
         # where it is not the bundle that was wrong, it may be taken as it is, later
-        files = asked.files if isinstance(error, InputError) else None
+        is_at_fault = isinstance(error, InputError) and not isinstance(error, _VariantLacksError)
+        files = asked.files if is_at_fault else None
         wait_s = 0.0 if is_incomplete else self._wait_s
         self._refused = _Refused(asked.named, files, self.timer() + wait_s)
         self._wait_s = min(MOST_WAIT_S, 2 * wait_s) or LEAST_WAIT_S
@@ -162,6 +175,10 @@ class _Refused:
 
 class _IncompleteError(InputError):
     """A bundle that is still being copied, perhaps."""
+
+
+class _VariantLacksError(InputError):
+    """Another bundle must be changed first."""
 
 
 def _is_written_into(then: Stamp | None, now: Stamp | None) -> bool:
