@@ -36,6 +36,7 @@ from isthmus.serving.view import domain_number
 LOG = logging.getLogger("isthmus.serving")
 DAY_S = 86_400.0
 EXPIRE_EVERY_S = 600.0
+HELD_EVERY_S = 0.5
 WRITERS = 2
 
 
@@ -147,6 +148,10 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_repeat(one.refresh, settings.poll_s)) for one in (host, *hosts.values())]
         tasks += [asyncio.create_task(_repeat(log.flush, LOG_EVERY_S)) for log in logs.values()]
+        # also where another process is asked for the metrics of all
+        tasks.append(
+            asyncio.create_task(_repeat(lambda: metrics.held.set(gate.num_held + writes.num_held), HELD_EVERY_S))
+        )
         if store is not None:
             tasks.append(asyncio.create_task(_repeat(lambda: store.expire(now=clock()), EXPIRE_EVERY_S)))
         yield
@@ -173,7 +178,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         metrics.observe_answer(answered.recommendation)
         trial.log(answered)
 
-    _add_state(app, host, metrics, gate)
+    _add_state(app, host, metrics)
     _add_recommendations(app, host, gate, trial, observe)
     _add_events(app, host, writes, store, clock)
     add_feedback(app, logs.get("feedback"), clock)
@@ -265,7 +270,7 @@ def _add_recommendations(
         return FoundUsers(users, service.manifest.version)
 
 
-def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
+def _add_state(app: FastAPI, host: Host, metrics: Metrics) -> None:
     @app.get("/v1/domains")
     async def domains() -> dict[str, Any]:
         """The domains, and what a request may name in them."""
@@ -306,7 +311,6 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counts and times for Prometheus."""
-        metrics.held.set(gate.num_held)
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -93,10 +94,18 @@ def serve(
 
     with listening:
         if workers > 1:
-            supervise(config, listening, settings.place, tell)
+            supervise(config, listening, settings.place, tell, partial(forget_state, settings.shared_metrics))
         else:
             tell()
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def forget_state(shared_metrics: Path | None, worker: int | None) -> None:
+    """Count no longer what a worker that is no more was at: the requests that it held, the drift that it saw."""
+    if shared_metrics is not None:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker, str(shared_metrics))  # type: ignore[no-untyped-call]
 
 
 def try_opening(settings: ServeSettings) -> None:
