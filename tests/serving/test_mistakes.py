@@ -158,3 +158,18 @@ def test_an_entry_of_a_batch_fails_alone(
     assert failed.exc_info is not None
     assert failed.exc_info[0] is LookupError
     assert failed.__dict__["fields"]["request"] == f"{answer.headers['x-request-id']}-1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("DELETE", "/v1/users/", 422),  # and not the user without a name
+        ("DELETE", f"/v1/users/{'u' * 501}", 422),
+        ("GET", "/v1/users/", 405),
+        ("POST", "/v1/recommend/", 404),  # and not elsewhere, over plain HTTP perhaps
+    ],
+)
+def test_a_path_that_is_not_whole_is_told(asked: TestClient, method: str, path: str, status: int) -> None:
+    answer = asked.request(method, path, json={"domain": "shop"}, follow_redirects=False)
+    assert answer.status_code == status
+    assert message(answer)

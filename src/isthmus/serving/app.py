@@ -10,6 +10,7 @@ from time import time
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import TypeAdapter
 from starlette.convertors import Convertor, register_url_convertor
@@ -170,6 +171,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         lifespan=lifespan,
         docs_url=None,  # they load what they show from elsewhere; see `reference_page`
         redoc_url=None,
+        redirect_slashes=False,
         responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
     )
     add_errors(app)
@@ -333,7 +335,7 @@ def _add_events(app: FastAPI, host: Host, writes: Gate, store: EventStore | None
         return {"stored": await writes.write(lambda decide: kept.add(events, now=clock(), decide=decide))}
 
     @app.delete("/v1/users/{user:any}")
-    async def forget(user: str) -> dict[str, int]:
+    async def forget(user: Annotated[str, PathParameter(min_length=1, max_length=500)]) -> dict[str, int]:
         """Delete a user's events, and use nothing of what bundles know of the user from now on."""
         kept = required()
         return {"deleted": await writes.write(lambda decide: kept.forget(user, now=clock(), decide=decide))}

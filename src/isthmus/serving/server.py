@@ -26,7 +26,7 @@ import uvicorn
 
 from isthmus.errors import InputError
 from isthmus.serving.connections import Connection
-from isthmus.serving.listening import listen
+from isthmus.serving.listening import address, listen
 from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.supervisor import supervise
 
@@ -88,9 +88,9 @@ def serve(
     listening = listen(host, port, backlog=config.backlog)
 
     def tell() -> None:
-        address = f"http://{host}:{listening.getsockname()[1]}"
-        LOG.info("listening", extra={"fields": {"address": address, "workers": workers}})
-        on_listening(address)
+        found = address(host, listening.getsockname()[1])
+        LOG.info("listening", extra={"fields": {"address": found, "workers": workers}})
+        on_listening(found)
 
     with listening:
         if workers > 1:
