@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,39 @@ def test_what_was_given_up_was_shown_to_nobody(
     assert {row["request"] for row in read_impressions(tmp_path).to_pylist()} == {shown["request"]}
     counted = [line for line in text.splitlines() if line.startswith("isthmus_recommendations_total{")]
     assert sum(float(line.split()[-1]) for line in counted) == 1
+
+
+def test_many_rows_are_written_before_their_time_and_a_full_disk_is_not_tried_all_the_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    log = RowLog(folder, "feedback", FEEDBACK, most_held=8)
+    log.add([{"item": "i0"}])
+    log.flush_if_many()
+    assert list(folder.iterdir()) == []
+    log.add([{"item": "i1"}])  # a quarter of what may wait
+    log.flush_if_many()
+    assert [pq.read_table(file)["item"].to_pylist() for file in folder.iterdir()] == [["i0", "i1"]]
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    log.add([{"item": "i2"}] * 2)
+    for _ in range(5):
+        log.flush_if_many()
+    assert len(caplog.records) == 1
+    log.add([{"item": "i3"}] * 2)
+    log.flush_if_many()
+    assert len(caplog.records) == 2
+
+
+def test_the_service_writes_many_rows_before_their_time(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.serving.app.LOG_EVERY_S", 3600.0)
+    monkeypatch.setattr("isthmus.serving.feedback.RowLog", partial(RowLog, most_held=100))
+    clicks = [{"request": "r", "item": f"i{number}", "kind": "click"} for number in range(60)]
+    with client(bundle, log_folder=tmp_path) as opened:
+        for _ in range(3):
+            assert opened.post("/v1/feedback", json={"feedback": clicks}).json() == {"taken": 60}
+            threading.Event().wait(1.0)
+        assert len(list(tmp_path.glob("feedback-*.parquet"))) == 3
+        assert 'rows_lost_total{kind="feedback"}' not in opened.get("/metrics").text

@@ -37,7 +37,7 @@ from isthmus.serving.view import domain_number
 LOG = logging.getLogger("isthmus.serving")
 DAY_S = 86_400.0
 EXPIRE_EVERY_S = 600.0
-HELD_EVERY_S = 0.5
+LOOK_EVERY_S = 0.5
 WRITERS = 2
 
 
@@ -149,9 +149,10 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_repeat(one.refresh, settings.poll_s)) for one in (host, *hosts.values())]
         tasks += [asyncio.create_task(_repeat(log.flush, LOG_EVERY_S)) for log in logs.values()]
+        tasks += [asyncio.create_task(_repeat(log.flush_if_many, LOOK_EVERY_S)) for log in logs.values()]
         # also where another process is asked for the metrics of all
         tasks.append(
-            asyncio.create_task(_repeat(lambda: metrics.held.set(gate.num_held + writes.num_held), HELD_EVERY_S))
+            asyncio.create_task(_repeat(lambda: metrics.held.set(gate.num_held + writes.num_held), LOOK_EVERY_S))
         )
         if store is not None:
             tasks.append(asyncio.create_task(_repeat(lambda: store.expire(now=clock()), EXPIRE_EVERY_S)))
