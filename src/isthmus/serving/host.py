@@ -6,6 +6,7 @@ Every request is answered by the service that `Host.service` gave it: a request 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -19,6 +20,7 @@ from isthmus.serving.serve_settings import Engine
 from isthmus.serving.service import Service, open_service
 
 LEAST_WAIT_S, MOST_WAIT_S = 1.0, 60.0  # between attempts at a bundle that could not be opened
+AWAY_S = 5.0  # how long none may be there before that is said
 LOG = logging.getLogger("isthmus.serving")
 Stamp = tuple[int, int, int, int]
 
@@ -63,6 +65,7 @@ class Host:
         self._require(folder, self.answers, self.least())
         self._refused: _Refused | None = None
         self._told, self._wait_s = "", LEAST_WAIT_S
+        self._away_since: float | None = None  # infinite once it was told
 
     def refresh(self) -> bool:
         """Take another bundle into service where there is one by now.
@@ -73,8 +76,10 @@ class Host:
         try:
             folder = bundle_at(self.place)
             signature = _signature(folder)
-        except (InputError, OSError):
+        except (InputError, OSError) as error:
+            self._tell_of_absence(error)
             return False  # being replaced, or gone: what is open serves on
+        self._away_since = None
         if signature == self._seen:
             self._tell_of_changes()
             return False
@@ -142,6 +147,16 @@ class Host:
         if (kind := "incomplete" if is_incomplete else told) == self._told:
             return
         self._told = kind
+        self._tell_of_refusal(told)
+
+    def _tell_of_absence(self, error: Exception) -> None:
+        """Say once that there is no bundle where one is named; not while one is put in the place of another."""
+        self._away_since = self.timer() if self._away_since is None else self._away_since
+        if self.timer() - self._away_since >= AWAY_S:
+            self._away_since = inf
+            self._tell_of_refusal(str(error))
+
+    def _tell_of_refusal(self, told: str) -> None:
         self.on_swap("refused")
         LOG.error("bundle refused", extra={"fields": {"error": told, "bundle": self.service.manifest.version}})
 
