@@ -29,7 +29,6 @@ elif ! "${nobody[@]}" sh -c "$(readlink -f "$python") -c pass" 2>/dev/null; then
     echo "deploy: no other user may run $(readlink -f "$python"); serving as the present one"
 else
     cp -r "$bundle" "$work/bundle"  # where the user may read it, whatever lies above the original
-    chmod -R a+rX "$work/bundle"
     bundle="$work/bundle"
     chown 65534 "$work/events"
     as_user=("${nobody[@]}")

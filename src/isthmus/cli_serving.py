@@ -12,6 +12,7 @@ from isthmus.errors import InputError
 
 TOKEN = "ISTHMUS_TOKEN"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
+MOST_TIMEOUT_S, MOST_RETENTION_DAYS = 3600, 36500
 
 
 def add_serving_arguments(verb: Mapping[str, argparse.ArgumentParser]) -> None:
@@ -149,8 +150,9 @@ def _serve(given: argparse.Namespace) -> None:
     for name, least in (("workers", 1), ("threads", 1), ("queue", 0), ("port", 0), ("max_body", 1), ("connections", 1)):
         if getattr(given, name) < least:
             raise InputError(f"--{name.replace('_', '-')}: {getattr(given, name)} is below {least}")
-    if not (given.timeout > 0 and given.retention > 0):
-        raise InputError(f"--timeout {given.timeout}, --retention {given.retention}: both must be above 0")
+    for name, most in (("timeout", MOST_TIMEOUT_S), ("retention", MOST_RETENTION_DAYS)):
+        if not 0 < getattr(given, name) <= most:
+            raise InputError(f"--{name} {getattr(given, name)}: must be above 0 and at most {most}")
     shared = Path(tempfile.mkdtemp(prefix="isthmus-metrics-")) if given.workers > 1 else None
     if shared is not None:
         os.environ[METRICS] = str(shared)  # before the metrics are imported, here and in the workers

@@ -70,3 +70,15 @@ def test_what_is_no_experiment_is_refused(text: str, message: str, tmp_path: Pat
     (tmp_path / "trial.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read_experiment(tmp_path / "trial.yaml")
+
+
+def test_a_mistake_in_a_variant_is_told_once_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "trial.yaml"
+    file.write_text("name: trial\nvariants: [{name: a, share: 1, ranked: maybe}]\n")
+    with pytest.raises(InputError) as raised:
+        read_experiment(file)
+    (line,) = str(raised.value).splitlines()
+    assert "variants.0.ranked: 'maybe'" in line
+    file.write_text("name: trial\nvariants: []\n")
+    with pytest.raises(InputError, match="shares add up to 0, not to 1"):
+        read_experiment(file)

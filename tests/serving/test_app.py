@@ -8,7 +8,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.data.dataset import Dataset
 from isthmus.serving.app import new_app
@@ -32,12 +32,6 @@ def bundle(tiny_dataset: Dataset, labelled: Dataset, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("app") / "bundle"
     new_bundle(folder, tiny_dataset, labelled, domains=("shop", "video"))
     return folder
-
-
-@contextmanager
-def client(place: Path, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(new_app(ServeSettings(place, **settings))) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +300,8 @@ def test_an_event_is_read_by_the_next_request_and_a_user_can_be_forgotten(bundle
 
 def test_events_expire(bundle: Path, tmp_path: Path) -> None:
     now = 1_000_000.0
-    settings = ServeSettings(bundle, events=str(tmp_path / "events.sqlite"), retention_days=1.0)
-    with TestClient(new_app(settings, clock=lambda: now)) as opened:
+    store = str(tmp_path / "events.sqlite")
+    with client(bundle, clock=lambda: now, events=store, retention_days=1.0) as opened:
         opened.post("/v1/events", json={"events": [{"user": "n", "item": "i1", "domain": "shop"}]})
         for passed, basis in ((86_399, "recent_events"), (86_401, "popular")):
             now = 1_000_000.0 + passed

@@ -2,21 +2,17 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import new_app
+from isthmus.serving.metrics import Metrics
 from isthmus.serving.requests import Recommendation, RecommendRequest
-from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.service import Service
 
 
@@ -25,12 +21,6 @@ def bundle(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("queues") / "bundle"
     new_bundle(folder, tiny_dataset)
     return folder
-
-
-@contextmanager
-def client(place: Path, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(new_app(ServeSettings(place, **settings))) as opened:
-        yield opened
 
 
 def test_a_batch_keeps_out_what_would_wait_behind_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +75,29 @@ def test_items_that_nobody_knows_do_not_push_out_a_users_events(bundle: Path, tm
         unknown = [{**user, "item": f"zz{n}"} for n in range(250)]
         assert opened.post("/v1/events", json={"events": unknown}).json() == {"stored": 250}
         assert opened.post("/v1/recommend", json=user).json()["basis"] == "recent_events"
+
+
+def test_how_many_requests_are_held_is_counted_whichever_process_is_asked(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    monkeypatch.setattr("isthmus.serving.app.Metrics", lambda _: metrics)
+    release, plain = threading.Event(), Service.recommend
+
+    def slow(self: Service, request: RecommendRequest) -> Recommendation:
+        release.wait(10)
+        return plain(self, request)
+
+    def held() -> float | None:
+        threading.Event().wait(0.8)
+        return metrics.registry.get_sample_value("isthmus_requests_held")
+
+    monkeypatch.setattr(Service, "recommend", slow)
+    with client(bundle, timeout_s=20.0) as busy, ThreadPoolExecutor(1) as threads:
+        batch = {"requests": [{"domain": "shop"}] * 20}
+        asking = threads.submit(busy.post, "/v1/recommend/batch", json=batch)
+        before = held()
+        release.set()
+        assert before == 20
+        assert asking.result().status_code == 200
+        assert held() == 0

@@ -1,6 +1,7 @@
 """A bundle is complete in itself, whole or not there, and refused where anything in it is not as it was written."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -242,3 +243,13 @@ def test_the_verb_bundles_two_runs(labelled: Dataset, tmp_path: Path) -> None:
     assert [item.retrieval_score for item in answer.items] == pytest.approx([best[i.item] for i in answer.items])
     with pytest.raises(InputError, match="no ranking run is given"):
         isthmus.bundle(tmp_path / "run", tmp_path / "other", score_field="score")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no such modes elsewhere")
+def test_whoever_may_read_one_file_of_a_bundle_may_read_all(
+    tiny_dataset: Dataset, labelled: Dataset, tmp_path: Path
+) -> None:
+    new_bundle(tmp_path / "bundle", tiny_dataset, labelled, with_onnx=True)
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+    (plain := tmp_path / "plain").touch()
+    assert modes == {plain.stat().st_mode & 0o777}  # a container serves as another user

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from socket import create_connection, socket
+from socket import SHUT_WR, create_connection, socket
 from time import monotonic, sleep
 
 import httpx2
@@ -21,6 +21,8 @@ BODY = json.dumps({"domain": "shop", "exclude": ["x" * 400] * 500}).encode()  # 
 HEAD = (
     f"POST /v1/recommend HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
 ).encode()
+
+SMALL = b'POST /v1/recommend HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{"domain":"shop"}'
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,19 @@ def test_headers_without_end_are_refused_at_once(server: httpx2.Client) -> None:
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 431")
     assert b"longer than 65536 bytes" in answer
+
+
+@pytest.mark.parametrize(("sent", "start"), [(HEAD + BODY, b"HTTP/1.1 200"), (SMALL, b"HTTP/1.1 200"), (HEAD, b"")])
+def test_who_says_that_no_more_comes_is_answered_if_all_has_come(
+    server: httpx2.Client, sent: bytes, start: bytes
+) -> None:
+    began = monotonic()
+    with connect(server) as connection:
+        connection.sendall(sent)
+        connection.shutdown(SHUT_WR)
+        answer = read_all(connection)
+    assert answer[:12] == start
+    assert monotonic() - began < 5.0  # and closed then, without a wait for more
 
 
 def test_a_connection_that_is_asked_in_time_is_kept(server: httpx2.Client) -> None:

@@ -168,3 +168,22 @@ def test_files_of_the_bundle_that_serves_are_told_of_when_they_are_written_into(
         assert "changed in place" in told[0][0]
         assert told[0][1]["files"] == ["retrieval/user.safetensors"]
         assert json.dumps(told[0][1])
+
+
+def test_a_bundle_that_stays_away_is_told_of_once_and_one_that_is_being_replaced_is_not(watched: Watched) -> None:
+    moved = watched.live.with_name("moved")
+    for _ in range(2):
+        watched.live.rename(moved)
+        for _ in range(4):
+            assert not watched.host.refresh()
+            watched.now += 1.0
+        assert watched.told() == []
+        for _ in range(4):
+            watched.now += 1.0
+            assert not watched.host.refresh()
+        ((message, fields),) = watched.told()
+        assert message == "bundle refused"
+        assert "not a bundle (no manifest.json)" in fields["error"]
+        moved.rename(watched.live)
+        assert not watched.host.refresh()
+    assert watched.swaps == ["refused"] * 2

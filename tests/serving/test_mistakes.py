@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.data.dataset import Dataset
-from isthmus.serving.app import new_app
-from isthmus.serving.serve_settings import ServeSettings
+from isthmus.serving.event_store import EventsUnavailableError
+from isthmus.serving.requests import Recommendation, RecommendRequest
 from isthmus.serving.service import Service
 
 
@@ -25,7 +26,7 @@ def bundle(tiny_dataset: Dataset, labelled: Dataset, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def asked(bundle: Path) -> Iterator[TestClient]:
     """A client of a service without events."""
-    with TestClient(new_app(ServeSettings(bundle))) as opened:
+    with client(bundle) as opened:
         yield opened
 
 
@@ -109,7 +110,7 @@ def test_a_value_of_the_wrong_kind_is_told_what_is_wanted_in_plain_words(
             assert name not in text
 
 
-@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch", "/v1/score", "/v1/domains"])
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/score", "/v1/domains"])
 def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
@@ -119,8 +120,8 @@ def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
     for name in ("recommend", "score", "is_ranked"):
         monkeypatch.setattr(Service, name, broken)
     asked = {"domain": "shop", "user": "u3"}
-    body = {"requests": [asked]} if path.endswith("batch") else asked | ({"items": ["i1"]} if "score" in path else {})
-    with TestClient(new_app(ServeSettings(bundle))) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
+    body = asked | ({"items": ["i1"]} if "score" in path else {})
+    with client(bundle) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
         answer = opened.get(path) if path.endswith("domains") else opened.post(path, json=body)
         assert f'route="{path}",status="500"' in opened.get("/metrics").text
     assert answer.status_code == 500
@@ -129,3 +130,46 @@ def test_an_error_of_ours_is_answered_in_json_and_logged_with_its_traceback(
     assert failed.exc_info is not None
     assert failed.exc_info[0] is LookupError
     assert failed.__dict__["fields"]["request"] == answer.headers["x-request-id"]
+
+
+def test_an_entry_of_a_batch_fails_alone(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = Service.recommend
+
+    def partly(self: Service, request: RecommendRequest) -> Recommendation:
+        if request.user == "ours":
+            raise LookupError("of our own making")
+        if request.user == "store":
+            raise EventsUnavailableError("hangs")
+        return plain(self, request)
+
+    monkeypatch.setattr(Service, "recommend", partly)
+    users = ("u1", "ours", "store", "u2")
+    batch = {"requests": [*({"domain": "shop", "user": user} for user in users), {"domain": "nowhere"}]}
+    with client(bundle) as opened, caplog.at_level(logging.INFO, "isthmus.serving"):
+        answer = opened.post("/v1/recommend/batch", json=batch)
+    assert answer.status_code == 200
+    answers = answer.json()["answers"]
+    codes = [one["error"]["code"] if "error" in one else one["basis"] for one in answers]
+    assert codes == ["user_history", "internal", "events_unavailable", "user_history", "bad_request"]
+    assert "of our own making" not in answer.text
+    (failed,) = [record for record in caplog.records if record.message == "request failed"]
+    assert failed.exc_info is not None
+    assert failed.exc_info[0] is LookupError
+    assert failed.__dict__["fields"]["request"] == f"{answer.headers['x-request-id']}-1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("DELETE", "/v1/users/", 422),  # and not the user without a name
+        ("DELETE", f"/v1/users/{'u' * 501}", 422),
+        ("GET", "/v1/users/", 405),
+        ("POST", "/v1/recommend/", 404),  # and not elsewhere, over plain HTTP perhaps
+    ],
+)
+def test_a_path_that_is_not_whole_is_told(asked: TestClient, method: str, path: str, status: int) -> None:
+    answer = asked.request(method, path, json={"domain": "shop"}, follow_redirects=False)
+    assert answer.status_code == status
+    assert message(answer)

@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 import yaml
 from tests.serving.bundles import PERSONAL, new_bundle
+from tests.serving.clients import client
 
 from isthmus.abtest.assignment import Experiment, Variant
 from isthmus.cli import main
@@ -205,3 +207,46 @@ def test_a_variant_must_go_on_to_answer_what_the_main_bundle_does(more: Path, le
     live.rename(tmp_path / "moved")
     shutil.copytree(less, live)
     assert not variant.refresh()
+
+
+def test_a_main_bundle_to_which_more_may_be_said_than_to_a_variant_waits_for_it(
+    more: Path, less: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    for place in ("main", "variant"):
+        publish(less, tmp_path / place)
+    variant = Host(tmp_path / "variant")
+    host = Host(tmp_path / "main", variants=lambda: (variant,), timer=lambda: now)
+    publish(more, tmp_path / "main")
+    assert not host.refresh()
+    told = str([record.__dict__.get("fields") for record in caplog.records])
+    assert "context.where (text)" in told
+    assert str(tmp_path / "variant") in told
+    publish(more, tmp_path / "variant")
+    assert variant.refresh()
+    now = 1.5  # it is tried again though nothing of it has changed
+    assert host.refresh()
+    assert host.service.manifest.version == variant.service.manifest.version
+
+
+def test_a_service_takes_its_main_bundle_after_its_variants(more: Path, less: Path, tmp_path: Path) -> None:
+    for place in ("main", "variant"):
+        publish(less, tmp_path / place)
+    trial, version = experiment(tmp_path / "variant"), read_manifest(more).version
+    with client(tmp_path / "main", experiment=trial, poll_s=0.02) as opened:
+        publish(more, tmp_path / "main")
+        refused = 'isthmus_bundle_swaps_total{outcome="refused",variant=""} 1.0'
+        wait_for(lambda: refused in opened.get("/metrics").text)
+        assert opened.get("/readyz").json()["bundle"] != version
+        publish(more, tmp_path / "variant")
+        wait_for(lambda: opened.get("/readyz").json()["bundle"] == version)
+        for number in range(20):
+            asked = {"domain": "shop", "user": f"u{number}", "context": {"where": "shop"}}
+            assert opened.post("/v1/recommend", json=asked).status_code == 200
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends = monotonic() + 20
+    while not condition():
+        assert monotonic() < ends
+        sleep(0.02)

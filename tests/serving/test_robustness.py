@@ -53,8 +53,16 @@ def workers_of(pid: int) -> set[int]:
     return found
 
 
+def counting(folder: Path) -> set[int]:
+    """The processes whose present state the metrics have."""
+    return {int(file.stem.rsplit("_", 1)[1]) for file in folder.glob("isthmus-metrics-*/gauge_live*.db")}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(place: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where what is counted lies
     with serving(place, tmp_path / "log", "--workers", "2") as (client, process):
         first = workers_of(process.pid)
         assert len(first) == 2
@@ -75,6 +83,9 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(place: 
         assert num_answered > 0
         for _ in range(20):
             assert client.post("/v1/recommend", json=BODY).status_code == 200
+        while len(states := counting(tmp_path)) < 2 and monotonic() < ends:
+            sleep(0.1)
+        assert states == now  # what the dead one was at is no longer counted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

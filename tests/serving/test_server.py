@@ -15,6 +15,7 @@ from tests.serving.running import serving
 
 from isthmus.cli import main
 from isthmus.data.dataset import Dataset
+from isthmus.serving.listening import address
 from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import open_service
 
@@ -74,11 +75,19 @@ def test_what_cannot_be_served_is_said_in_one_line(
         for arguments, message in (
             ([str(tmp_path)], "not a bundle (no manifest.json)"),
             ([str(bundle), "--workers", "0"], "--workers: 0 is below 1"),
-            ([str(bundle), "--timeout", "0"], "must be above 0"),
+            ([str(bundle), "--timeout", "0"], "--timeout 0.0: must be above 0"),
+            ([str(bundle), "--timeout", "inf"], "--timeout inf: must be above 0 and at most 3600"),
+            ([str(bundle), "--retention", "nan"], "--retention nan: must be above 0 and at most 36500"),
+            ([str(bundle), "--retention", "1e300"], "--retention 1e+300: must be above 0 and at most 36500"),
             ([str(bundle), "--port", port], "cannot listen there"),
         ):
             assert main(["serve", *arguments]) == 2
             assert message in capsys.readouterr().err
+
+
+def test_an_address_is_one_that_a_browser_takes() -> None:
+    assert address("127.0.0.1", 80) == "http://127.0.0.1:80"
+    assert address("::1", 8000) == "http://[::1]:8000"
 
 
 def test_the_benchmark_asks_the_bundle_both_ways(bundle: Path) -> None:

@@ -1,5 +1,6 @@
 """The service: what is served is what was judged, filters hold inside the search, and every answer says its basis."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from tests.serving.bundles import CDANET, PERSONAL, click_model, new_bundle, two_tower
 
 from isthmus.data.dataset import Dataset
+from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
 from isthmus.evaluation.retrieval import TwoTowerScorer
 from isthmus.serving.attributes import Filter
@@ -285,3 +288,22 @@ def test_what_is_left_out_twice_counts_once(retrieval_only: Service) -> None:
     less = retrieval_only.recommend(RecommendRequest("shop", user="u3", k=1000, exclude=(first, first)))
     assert less.num_matching == whole.num_matching - 1 == len(less.items)
     assert [item.item for item in less.items] == [item.item for item in whole.items[1:]]
+
+
+def test_a_history_in_the_fallbacks_name_is_one_of_the_fallback(tiny_log: Path, tmp_path: Path) -> None:
+    log = Path(shutil.copytree(tiny_log.parent, tmp_path / "log")) / "log.yaml"
+    declared = yaml.safe_load(log.read_text())
+    declared["unknown_domain"] = "shop"
+    next(field for field in declared["fields"] if field["kind"] == "history")["scope"] = "own"
+    log.write_text(yaml.safe_dump(declared))
+    dataset = prepare(log, tmp_path / "dataset")
+    new_bundle(tmp_path / "bundle", dataset)
+    service = open_service(tmp_path / "bundle")
+    shown = [dataset.vocabulary("item")[row - 1] for row in dataset.corpus(0).tolist()][:3]
+    expected = service.recommend(RecommendRequest("shop", history=tuple((item, "shop") for item in shown), k=1000))
+    assert expected.basis == "given_history"
+    for asked, of_items in (("nowhere", "nowhere"), ("shop", "elsewhere"), ("nowhere", "shop")):
+        history = tuple((item, of_items) for item in shown)
+        answer = service.recommend(RecommendRequest(asked, history=history, k=1000))
+        assert (answer.basis, names(answer)) == (expected.basis, names(expected))
+        assert not {*names(answer)} & {*shown}

@@ -1,15 +1,17 @@
 """Recent events in a file: opened by several at once, of an older version, locked, removed."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
-from time import monotonic
+from time import monotonic, sleep, time
 
 import pytest
 
-from isthmus.serving.event_store import Event, EventsUnavailableError
+from isthmus.serving.event_store import MOST_RECENT, Event, EventsUnavailableError
 from isthmus.serving.sqlite_events import SqliteEvents
 from isthmus.serving.stored_events import open_store
 
@@ -28,6 +30,54 @@ def test_a_new_file_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
             assert len(open_store(file, retention_s=100.0).recent("u", now=0.0)) == 6
             num_openings += 6
     assert num_openings == 120
+
+
+OPENS = """
+import sys
+from pathlib import Path
+from time import sleep, time
+from isthmus.serving.event_store import Event
+from isthmus.serving.sqlite_events import SqliteEvents
+folder = Path(sys.argv[1])
+(folder / f"ready-{sys.argv[2]}").touch()
+while not (folder / "go").exists():
+    sleep(0.001)
+began, added = float((folder / "go").read_text()), 0
+for turn in range(20):
+    while time() < began + 0.1 * turn:
+        pass
+    added += SqliteEvents(folder / f"{turn}.sqlite", retention_s=100.0).add([Event("u", "i", "a")], now=0.0)
+print(added)
+"""
+
+
+def test_a_new_file_may_be_opened_by_several_processes_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OPENS, str(tmp_path)]
+    opening = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(4)
+    ]
+    ends = monotonic() + 60
+    while len(list(tmp_path.glob("ready-*"))) < len(opening) and monotonic() < ends:
+        sleep(0.01)
+    (tmp_path / "go.partial").write_text(str(time() + 0.2))
+    (tmp_path / "go.partial").rename(tmp_path / "go")
+    assert [process.communicate(timeout=60) for process in opening] == [("20\n", "")] * 4
+    for turn in range(20):
+        assert len(open_store(str(tmp_path / f"{turn}.sqlite"), retention_s=100.0).recent("u", now=0.0)) == 4
+
+
+def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "events.sqlite"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    with ThreadPoolExecutor(1) as threads:
+        opening = threads.submit(open_store, str(file), retention_s=100.0, answer_s=0.05)
+        sleep(0.5)
+        assert not opening.done()
+        other.execute("ROLLBACK")
+        other.close()
+        assert opening.result().add([Event("u", "i", "a")], now=0.0) == 1
 
 
 def test_what_is_found_and_what_is_made_of_it_are_one_transaction(
@@ -71,6 +121,8 @@ def test_a_file_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
         assert store.is_forgotten("v")
         assert store.add([Event("u", "i1", "a", "x")], now=1.0) == 0
     assert store.add([Event("w", "i1", "a", "x")], now=1.0) == 1
+    store.add([Event("u", f"new{n}", "a", is_known=False) for n in range(MOST_RECENT)], now=1.0)
+    assert store.recent("u", now=1.0)[:2] == [("i1", "a"), ("i2", "b")]  # what it kept is of items that were known
     with sqlite3.connect(file) as new:
         indexes = [name for (name,) in new.execute("SELECT sql FROM sqlite_master WHERE name = 'event_of_user'")]
     new.close()

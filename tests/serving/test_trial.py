@@ -1,8 +1,8 @@
 """Experiments in serving, and the logs of what was shown and what came of it."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 from tests.serving.bundles import new_bundle
+from tests.serving.clients import client
 
 from isthmus.abtest.assignment import Experiment, Variant, assign
 from isthmus.abtest.logs import FEEDBACK, read_impressions
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
-from isthmus.serving.app import new_app
 from isthmus.serving.row_log import RowLog
-from isthmus.serving.serve_settings import ServeSettings
+from isthmus.serving.trial import Trial
 
 USERS = [f"u{number}" for number in range(12)]
 
@@ -34,12 +34,6 @@ def unranked(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("trial") / "unranked"
     new_bundle(folder, tiny_dataset)
     return folder
-
-
-@contextmanager
-def client(place: Path, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(new_app(ServeSettings(place, **settings))) as opened:
-        yield opened
 
 
 def ask(opened: TestClient, user: str) -> dict[str, Any]:
@@ -132,3 +126,65 @@ def test_rows_that_cannot_be_written_wait_and_the_oldest_go_first(tmp_path: Path
     log.flush()
     (file,) = folder.iterdir()
     assert pq.read_table(file)["item"].to_pylist() == ["i2", "i3", "i4"]
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch"])
+def test_what_was_given_up_was_shown_to_nobody(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    release, ended, plain = threading.Event(), threading.Event(), Trial.answer
+
+    def slow(self: Trial, *given: Any) -> Any:
+        release.wait(10)
+        found = plain(self, *given)
+        ended.set()
+        return found
+
+    monkeypatch.setattr(Trial, "answer", slow)
+    asked = {"domain": "shop", "user": "u1", "k": 3}
+    with client(bundle, log_folder=tmp_path, timeout_s=0.2) as opened:
+        body = {"requests": [asked]} if path.endswith("batch") else asked
+        assert opened.post(path, json=body).json()["error"]["code"] == "timed_out"
+        release.set()
+        assert ended.wait(10)
+        shown = ask(opened, "u2")
+        text = opened.get("/metrics").text
+    assert {row["request"] for row in read_impressions(tmp_path).to_pylist()} == {shown["request"]}
+    counted = [line for line in text.splitlines() if line.startswith("isthmus_recommendations_total{")]
+    assert sum(float(line.split()[-1]) for line in counted) == 1
+
+
+def test_many_rows_are_written_before_their_time_and_a_full_disk_is_not_tried_all_the_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    log = RowLog(folder, "feedback", FEEDBACK, most_held=8)
+    log.add([{"item": "i0"}])
+    log.flush_if_many()
+    assert list(folder.iterdir()) == []
+    log.add([{"item": "i1"}])  # a quarter of what may wait
+    log.flush_if_many()
+    assert [pq.read_table(file)["item"].to_pylist() for file in folder.iterdir()] == [["i0", "i1"]]
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    log.add([{"item": "i2"}] * 2)
+    for _ in range(5):
+        log.flush_if_many()
+    assert len(caplog.records) == 1
+    log.add([{"item": "i3"}] * 2)
+    log.flush_if_many()
+    assert len(caplog.records) == 2
+
+
+def test_the_service_writes_many_rows_before_their_time(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.serving.app.LOG_EVERY_S", 3600.0)
+    monkeypatch.setattr("isthmus.serving.feedback.RowLog", partial(RowLog, most_held=100))
+    clicks = [{"request": "r", "item": f"i{number}", "kind": "click"} for number in range(60)]
+    with client(bundle, log_folder=tmp_path) as opened:
+        for _ in range(3):
+            assert opened.post("/v1/feedback", json={"feedback": clicks}).json() == {"taken": 60}
+            threading.Event().wait(1.0)
+        assert len(list(tmp_path.glob("feedback-*.parquet"))) == 3
+        assert 'rows_lost_total{kind="feedback"}' not in opened.get("/metrics").text

@@ -39,7 +39,7 @@ class Experiment(BaseModel):
 
     name: Name
     salt: str = ""
-    variants: tuple[Variant, ...] = Field(min_length=1)
+    variants: tuple[Variant, ...]
 
     @model_validator(mode="after")
     def _divides_all_users(self) -> "Experiment":

@@ -50,13 +50,11 @@ def read_impressions(folder: Path) -> pa.Table:
     if impressions is None:
         raise InputError(f"{folder}: no impressions-*.parquet; serve with --log-folder, then give that folder")
     feedback = _read(folder, "feedback", FEEDBACK)
-    shown = list(zip(impressions["request"].to_pylist(), impressions["item"].to_pylist(), strict=True))
+    feedback = FEEDBACK.empty_table() if feedback is None else feedback
     for kind in KINDS:
-        named: set[tuple[str, str]] = set()
-        if feedback is not None:
-            ours = feedback.filter(pc.equal(feedback["kind"], kind))
-            named = set(zip(ours["request"].to_pylist(), ours["item"].to_pylist(), strict=True))
-        impressions = impressions.append_column(kind, pa.array([pair in named for pair in shown], pa.bool_()))
+        named = feedback.filter(pc.equal(feedback["kind"], kind)).group_by(KEY).aggregate([])  # each once
+        joined = impressions.join(named.append_column(kind, pa.repeat(pa.scalar(True), len(named))), KEY)
+        impressions = joined.set_column(len(joined.schema) - 1, kind, joined[kind].fill_null(False))
     return impressions.sort_by([("time", "ascending"), ("request", "ascending"), ("position", "ascending")])
 
 

@@ -39,13 +39,17 @@ def answerable(folder: Path, manifest: Manifest) -> frozenset[str]:
     return frozenset(said)
 
 
+def lacking(answers: frozenset[str], present: frozenset[str]) -> list[str]:
+    """What requests may say now that would be errors with another bundle."""
+    missing = present - answers
+    gone = {text.removeprefix("domain ") for text in missing if text.startswith("domain ")}
+    # a domain that is not there has no filters either, which need not be said
+    return sorted(text for text in missing if text.rpartition(" in ")[2] not in gone or not text.startswith("filters."))
+
+
 def require_answers(folder: Path, answers: frozenset[str], present: frozenset[str]) -> None:
     """Raises InputError where requests that are answered now would be errors with another bundle."""
-    lacking = present - answers
-    gone = {text.removeprefix("domain ") for text in lacking if text.startswith("domain ")}
-    # a domain that is not there has no filters either, which need not be said
-    told = sorted(text for text in lacking if text.rpartition(" in ")[2] not in gone or not text.startswith("filters."))
-    if told:
+    if told := lacking(answers, present):
         raise InputError(
             f"{folder}: cannot answer what requests may say now: {', '.join(told)}; publish it in a place of its own, "
             "or say that this is meant with --allow-changed-schema"

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from time import time
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import TypeAdapter
 from starlette.convertors import Convertor, register_url_convertor
@@ -17,8 +18,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from isthmus.errors import InputError
 from isthmus.serving.bodies import BatchBody, EventsBody, RecommendBody, ScoreBody
 from isthmus.serving.direct import Direct
-from isthmus.serving.edge import REQUEST_ID, Edge
-from isthmus.serving.event_store import Event, EventStore
+from isthmus.serving.edge import INTERNAL, REQUEST_ID, Edge
+from isthmus.serving.event_store import Event, EventStore, EventsUnavailableError
 from isthmus.serving.feedback import LOG_EVERY_S, add_feedback, open_logs
 from isthmus.serving.gate import Gate
 from isthmus.serving.host import Host
@@ -28,14 +29,15 @@ from isthmus.serving.pages import add_page
 from isthmus.serving.reference_page import add_reference
 from isthmus.serving.requests import FoundItem, Recommendation, ScoredItem, SimilarItem
 from isthmus.serving.serve_settings import ServeSettings
-from isthmus.serving.service import MOST_ITEMS, Service
-from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store
-from isthmus.serving.trial import Trial
+from isthmus.serving.service import MOST_ITEMS
+from isthmus.serving.stored_events import StoredEvents, answer_within, known_to, open_store, unavailable
+from isthmus.serving.trial import Answered, Trial
 from isthmus.serving.view import domain_number
 
 LOG = logging.getLogger("isthmus.serving")
 DAY_S = 86_400.0
 EXPIRE_EVERY_S = 600.0
+LOOK_EVERY_S = 0.5
 WRITERS = 2
 
 
@@ -113,7 +115,14 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         store = open_store(settings.events, retention_s=settings.retention_days * DAY_S, answer_s=within)
     events = None if store is None else StoredEvents(store, clock)
 
-    def opened(place: Path, variant: str = "", least: Callable[[], frozenset[str]] = frozenset) -> Host:
+    hosts: dict[str, Host] = {}  # of the variants that have a bundle of their own
+
+    def opened(
+        place: Path,
+        variant: str = "",
+        least: Callable[[], frozenset[str]] = frozenset,
+        variants: Callable[[], Sequence[Host]] = tuple,
+    ) -> Host:
         return Host(
             place,
             events=events,
@@ -122,13 +131,14 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             on_swap=lambda outcome: metrics.swaps.labels(outcome, variant).inc(),
             on_drift=lambda domain, signal, index: metrics.drift.labels(domain, signal, variant).set(index),
             least=least,
+            variants=variants,
             allow_changed_schema=settings.allow_changed_schema,
         )
 
-    host = opened(settings.place)
-    variants = () if settings.experiment is None else settings.experiment.variants
-    own = [(variant.name, variant.bundle) for variant in variants if variant.bundle is not None]
-    hosts = {name: opened(bundle, name, lambda: host.answers) for name, bundle in own}
+    host = opened(settings.place, variants=lambda: tuple(hosts.values()))
+    for variant in () if settings.experiment is None else settings.experiment.variants:
+        if variant.bundle is not None:
+            hosts[variant.name] = opened(variant.bundle, variant.name, least=lambda: host.answers)
     logs = open_logs(settings.log_folder, metrics)
     trial = Trial(settings.experiment, hosts, logs.get("impressions"), clock)
     gate = Gate(num_threads=settings.num_threads, queue=settings.queue, timeout_s=settings.timeout_s)
@@ -139,6 +149,11 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_repeat(one.refresh, settings.poll_s)) for one in (host, *hosts.values())]
         tasks += [asyncio.create_task(_repeat(log.flush, LOG_EVERY_S)) for log in logs.values()]
+        tasks += [asyncio.create_task(_repeat(log.flush_if_many, LOOK_EVERY_S)) for log in logs.values()]
+        # also where another process is asked for the metrics of all
+        tasks.append(
+            asyncio.create_task(_repeat(lambda: metrics.held.set(gate.num_held + writes.num_held), LOOK_EVERY_S))
+        )
         if store is not None:
             tasks.append(asyncio.create_task(_repeat(lambda: store.expire(now=clock()), EXPIRE_EVERY_S)))
         yield
@@ -157,11 +172,17 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
         lifespan=lifespan,
         docs_url=None,  # they load what they show from elsewhere; see `reference_page`
         redoc_url=None,
+        redirect_slashes=False,
         responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
     )
     add_errors(app)
-    _add_state(app, host, metrics, gate)
-    _add_recommendations(app, host, metrics, gate, trial)
+
+    def observe(answered: Answered) -> None:
+        metrics.observe_answer(answered.recommendation)
+        trial.log(answered)
+
+    _add_state(app, host, metrics)
+    _add_recommendations(app, host, gate, trial, observe)
     _add_events(app, host, writes, store, clock)
     add_feedback(app, logs.get("feedback"), clock)
     add_page(app)
@@ -171,7 +192,7 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
             app,
             gate,
             lambda body, request_id: trial.answer(host.service, body.request(), request_id),
-            metrics.observe_answer,
+            observe,
         ),
         token=settings.token,
         max_body_bytes=settings.max_body_bytes,
@@ -181,33 +202,41 @@ def new_app(settings: ServeSettings, *, clock: Callable[[], float] = time) -> Ed
     )
 
 
-def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate, trial: Trial) -> None:
-    def recommend(service: Service, body: RecommendBody, request_id: str) -> Recommendation:
-        answer = trial.answer(service, body.request(), request_id)
-        metrics.observe_answer(answer)
-        return answer
-
+def _add_recommendations(
+    app: FastAPI, host: Host, gate: Gate, trial: Trial, observe: Callable[[Answered], None]
+) -> None:
     @app.post("/v1/recommend", response_model=Recommendation)
     async def recommend_one(body: RecommendBody, request: Request) -> Response:
         """The k best items of a domain for a user."""
         service = host.service
-        return _json(ONE.dump_json(await gate.run(lambda: recommend(service, body, request.scope[REQUEST_ID]))))
+        answered = await gate.run(lambda: trial.answer(service, body.request(), request.scope[REQUEST_ID]))
+        observe(answered)
+        return _json(ONE.dump_json(answered.recommendation))
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def recommend_many(batch: BatchBody, request: Request) -> Response:
-        """Several requests, each answered as if it were alone; a mistake in one leaves the others."""
+        """Several requests, each answered as if it were alone; an error of one leaves the others."""
         service = host.service
 
-        def work() -> BatchAnswer:
+        def work() -> tuple[list[Answered], bytes]:
+            answered: list[Answered] = []
             answers: list[Recommendation | dict[str, dict[str, str]]] = []
             for number, body in enumerate(batch.requests):
+                request_id = f"{request.scope[REQUEST_ID]}-{number}"
                 try:
-                    answers.append(recommend(service, body, f"{request.scope[REQUEST_ID]}-{number}"))
-                except InputError as error:
-                    answers.append({"error": {"code": "bad_request", "message": str(error)}})
-            return BatchAnswer(answers)
+                    one = trial.answer(service, body.request(), request_id)
+                except Exception as error:  # whatever it is: the others are answered
+                    code, message = _told(error, request_id)
+                    answers.append({"error": {"code": code, "message": message}})
+                else:
+                    answered.append(one)
+                    answers.append(one.recommendation)
+            return answered, MANY.dump_json(BatchAnswer(answers))
 
-        return _json(MANY.dump_json(await gate.run(work, weight=len(batch.requests))))
+        answered, content = await gate.run(work, weight=len(batch.requests))
+        for one in answered:
+            observe(one)
+        return _json(content)
 
     @app.post("/v1/score", response_model=Scores)
     async def score(body: ScoreBody) -> Response:
@@ -244,7 +273,7 @@ def _add_recommendations(app: FastAPI, host: Host, metrics: Metrics, gate: Gate,
         return FoundUsers(users, service.manifest.version)
 
 
-def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
+def _add_state(app: FastAPI, host: Host, metrics: Metrics) -> None:
     @app.get("/v1/domains")
     async def domains() -> dict[str, Any]:
         """The domains, and what a request may name in them."""
@@ -285,7 +314,6 @@ def _add_state(app: FastAPI, host: Host, metrics: Metrics, gate: Gate) -> None:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counts and times for Prometheus."""
-        metrics.held.set(gate.num_held)
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -308,10 +336,20 @@ def _add_events(app: FastAPI, host: Host, writes: Gate, store: EventStore | None
         return {"stored": await writes.write(lambda decide: kept.add(events, now=clock(), decide=decide))}
 
     @app.delete("/v1/users/{user:any}")
-    async def forget(user: str) -> dict[str, int]:
+    async def forget(user: Annotated[str, PathParameter(min_length=1, max_length=500)]) -> dict[str, int]:
         """Delete a user's events, and use nothing of what bundles know of the user from now on."""
         kept = required()
         return {"deleted": await writes.write(lambda decide: kept.forget(user, now=clock(), decide=decide))}
+
+
+def _told(error: Exception, request_id: str) -> tuple[str, str]:
+    """The code and the words of an answer in a batch that is none; an error of ours is logged."""
+    if isinstance(error, InputError):
+        return "bad_request", str(error)
+    if isinstance(error, EventsUnavailableError):
+        return unavailable(error)
+    LOG.error("request failed", exc_info=error, extra={"fields": {"request": request_id}})
+    return INTERNAL
 
 
 def _json(content: bytes) -> Response:

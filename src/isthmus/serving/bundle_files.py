@@ -186,7 +186,10 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
             continue
         first[key] = name
         kept[name] = tensor.detach().cpu().contiguous()
+    file.touch()
+    mode = file.stat().st_mode
     save_file(kept, str(file), metadata={ALIASES: json.dumps(aliases)})
+    file.chmod(mode)  # safetensors lets the owner alone read it, and a container serves as another user
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:

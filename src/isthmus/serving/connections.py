@@ -65,7 +65,13 @@ class Connection(asyncio.Protocol):
                 self._refuse(too_large, "too_large", f"headers are longer than {MOST_HEADER_BYTES} bytes")
 
     def eof_received(self) -> bool | None:
-        return None if self.is_refused else self.inner.eof_received()
+        if self.is_refused:
+            return None
+        self.inner.eof_received()
+        if not self._is_answering() or self.inner.cycle.more_body:
+            return None
+        self.inner.cycle.keep_alive = False  # nothing can be asked any more
+        return True  # else asyncio closes the connection before it is answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

@@ -15,8 +15,8 @@ from isthmus.serving.bodies import RecommendBody
 from isthmus.serving.edge import REQUEST_ID, App, Receive, Scope, Send, refuse
 from isthmus.serving.event_store import EventsUnavailableError
 from isthmus.serving.gate import Gate, OverloadedError
-from isthmus.serving.requests import Recommendation
 from isthmus.serving.stored_events import unavailable
+from isthmus.serving.trial import Answered
 
 PATH = "/v1/recommend"
 AGAIN = ((b"retry-after", b"1"),)
@@ -41,8 +41,8 @@ class Direct:
         self,
         app: App,
         gate: Gate,
-        recommend: Callable[[RecommendBody, str], Recommendation],
-        observe: Callable[[Recommendation], None],
+        recommend: Callable[[RecommendBody, str], Answered],
+        observe: Callable[[Answered], None],
     ) -> None:
         self.app, self.gate, self.recommend, self.observe = app, gate, recommend, observe
 
@@ -79,9 +79,9 @@ class Direct:
             await send({"type": "http.response.body", "body": answer})
             asyncio.get_running_loop().call_soon(self.observe, found)  # after the answer has left; see `Edge`
 
-    def _answer(self, body: RecommendBody, request_id: str) -> tuple[Recommendation, bytes]:
+    def _answer(self, body: RecommendBody, request_id: str) -> tuple[Answered, bytes]:
         found = self.recommend(body, request_id)
-        return found, orjson.dumps(found)
+        return found, orjson.dumps(found.recommendation)
 
 
 async def overloaded(send: Send) -> None:

@@ -4,13 +4,14 @@ Every request is answered by the service that `Host.service` gave it: a request 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import monotonic
 
 from isthmus.errors import InputError
-from isthmus.serving.answerable import answerable, require_answers
+from isthmus.serving.answerable import answerable, lacking, require_answers
 from isthmus.serving.bundle_files import read_manifest
 from isthmus.serving.drift import OnIndex
 from isthmus.serving.place import MANIFEST, POINTER, bundle_at, has_pointer, read_pointer, unfinished
@@ -19,6 +20,7 @@ from isthmus.serving.serve_settings import Engine
 from isthmus.serving.service import Service, open_service
 
 LEAST_WAIT_S, MOST_WAIT_S = 1.0, 60.0  # between attempts at a bundle that could not be opened
+AWAY_S = 5.0  # how long none may be there before that is said
 LOG = logging.getLogger("isthmus.serving")
 Stamp = tuple[int, int, int, int]
 
@@ -30,6 +32,7 @@ class Host:
         on_swap: hears `taken` or `refused` of every new bundle.
         on_drift: hears how far each domain's signals have drifted from training; starts anew with a new bundle.
         least: what requests to it may say whatever it held before, such as those to the bundle that it is a variant of.
+        variants: those who answer some of the requests to it, and so must answer what may be said to a new bundle.
         allow_changed_schema: also take a bundle for which requests that are answered now are errors.
         timer: seconds, for the time between attempts.
 
@@ -47,11 +50,13 @@ class Host:
         on_swap: Callable[[str], None] = lambda _: None,
         on_drift: OnIndex | None = None,
         least: Callable[[], frozenset[str]] = frozenset,
+        variants: Callable[[], Sequence["Host"]] = tuple,
         allow_changed_schema: bool = False,
         timer: Callable[[], float] = monotonic,
     ) -> None:
         self.place, self.events, self.engine, self.on_swap = place, events, engine, on_swap
-        self.on_drift, self.least, self.allow_changed_schema, self.timer = on_drift, least, allow_changed_schema, timer
+        self.on_drift, self.least, self.variants = on_drift, least, variants
+        self.allow_changed_schema, self.timer = allow_changed_schema, timer
         folder = bundle_at(place)
         self._seen = _signature(folder)
         self._served_at, self._served = folder, _stamps(folder)
@@ -60,6 +65,7 @@ class Host:
         self._require(folder, self.answers, self.least())
         self._refused: _Refused | None = None
         self._told, self._wait_s = "", LEAST_WAIT_S
+        self._away_since: float | None = None  # infinite once it was told
 
     def refresh(self) -> bool:
         """Take another bundle into service where there is one by now.
@@ -70,8 +76,10 @@ class Host:
         try:
             folder = bundle_at(self.place)
             signature = _signature(folder)
-        except (InputError, OSError):
+        except (InputError, OSError) as error:
+            self._tell_of_absence(error)
             return False  # being replaced, or gone: what is open serves on
+        self._away_since = None
         if signature == self._seen:
             self._tell_of_changes()
             return False
@@ -83,6 +91,7 @@ class Host:
             stamps = _stamps(folder)
             answers = answerable(folder, read_manifest(folder))
             self._require(folder, answers, self._asked_for() | self.least())
+            self._require_of_variants(folder, answers)
             service = open_service(folder, events=self.events, engine=self.engine, on_drift=self.on_drift)
         except Exception as error:  # whatever it is: what serves goes on
             self._refuse(error, asked)
@@ -104,6 +113,14 @@ class Host:
         if not self.allow_changed_schema:
             require_answers(folder, answers, asked_for)
 
+    def _require_of_variants(self, folder: Path, answers: frozenset[str]) -> None:
+        for variant in () if self.allow_changed_schema else self.variants():
+            if told := lacking(variant.answers, answers):
+                raise _VariantLacksError(
+                    f"{folder}: requests to it may say what the variant at {variant.place} cannot answer: "
+                    f"{', '.join(told)}; taken once the variant's bundle can"
+                )
+
     def _asked_for(self) -> frozenset[str]:
         """What requests may say. A pointer says it itself: whoever published has compared, or said that it is meant."""
         named = read_pointer(self.place).answers if has_pointer(self.place) else None
@@ -121,7 +138,8 @@ class Host:
         if not is_incomplete and self._refused is not None and asked.named != self._refused.named:
             self._told, self._wait_s = "", LEAST_WAIT_S
         # where it is not the bundle that was wrong, it may be taken as it is, later
-        files = asked.files if isinstance(error, InputError) else None
+        is_at_fault = isinstance(error, InputError) and not isinstance(error, _VariantLacksError)
+        files = asked.files if is_at_fault else None
         wait_s = 0.0 if is_incomplete else self._wait_s
         self._refused = _Refused(asked.named, files, self.timer() + wait_s)
         self._wait_s = min(MOST_WAIT_S, 2 * wait_s) or LEAST_WAIT_S
@@ -129,6 +147,16 @@ class Host:
         if (kind := "incomplete" if is_incomplete else told) == self._told:
             return
         self._told = kind
+        self._tell_of_refusal(told)
+
+    def _tell_of_absence(self, error: Exception) -> None:
+        """Say once that there is no bundle where one is named; not while one is put in the place of another."""
+        self._away_since = self.timer() if self._away_since is None else self._away_since
+        if self.timer() - self._away_since >= AWAY_S:
+            self._away_since = inf
+            self._tell_of_refusal(str(error))
+
+    def _tell_of_refusal(self, told: str) -> None:
         self.on_swap("refused")
         LOG.error("bundle refused", extra={"fields": {"error": told, "bundle": self.service.manifest.version}})
 
@@ -162,6 +190,10 @@ class _Refused:
 
 class _IncompleteError(InputError):
     """A bundle that is still being copied, perhaps."""
+
+
+class _VariantLacksError(InputError):
+    """Another bundle must be changed first."""
 
 
 def _is_written_into(then: Stamp | None, now: Stamp | None) -> bool:

@@ -15,3 +15,8 @@ def listen(host: str, port: int, *, backlog: int = 2048) -> socket:
         return create_server((host, port), family=AF_INET6 if ":" in host else AF_INET, backlog=backlog)
     except (OSError, OverflowError) as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error})") from error
+
+
+def address(host: str, port: int) -> str:
+    """Where what listens is found."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -53,7 +53,10 @@ class Metrics:
             registry=self.registry,
         )
         self.held = Gauge(
-            "isthmus_requests_held", "Requests that run or wait.", multiprocess_mode="livesum", registry=self.registry
+            "isthmus_requests_held",
+            "Requests that run or wait, within half a second.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
         )
 
     def observe(self, route: str, status: int, seconds: float) -> None:

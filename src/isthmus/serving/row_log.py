@@ -41,6 +41,7 @@ class RowLog:
         self.on_lost, self.most_held = on_lost, most_held
         self._lock, self._writing = Lock(), Lock()
         self._rows: list[dict[str, Any]] = []
+        self._num_left = 0  # rows that could not be written last time
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -48,6 +49,11 @@ class RowLog:
         with self._lock:
             self._rows.extend(rows)
             self._drop_oldest()
+
+    def flush_if_many(self) -> None:
+        """Write before the time has come where a quarter of what may wait has come since the last attempt."""
+        if len(self._rows) - self._num_left >= self.most_held // 4:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was taken in since the last time, if anything."""
@@ -60,10 +66,12 @@ class RowLog:
             try:
                 with new_file(self.folder / name) as temporary:
                     pq.write_table(pa.Table.from_pylist(rows, schema=self.schema), temporary)
+                self._num_left = 0
             except OSError as error:
                 with self._lock:
                     self._rows = rows + self._rows
                     self._drop_oldest()
+                    self._num_left = len(self._rows)
                 LOG.warning("rows not logged yet", extra={"fields": {"error": str(error), "kind": self.kind}})
 
     def _drop_oldest(self) -> None:

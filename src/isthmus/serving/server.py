@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ import uvicorn
 
 from isthmus.errors import InputError
 from isthmus.serving.connections import Connection
-from isthmus.serving.listening import listen
+from isthmus.serving.listening import address, listen
 from isthmus.serving.serve_settings import ServeSettings
 from isthmus.serving.supervisor import supervise
 
@@ -87,16 +88,24 @@ def serve(
     listening = listen(host, port, backlog=config.backlog)
 
     def tell() -> None:
-        address = f"http://{host}:{listening.getsockname()[1]}"
-        LOG.info("listening", extra={"fields": {"address": address, "workers": workers}})
-        on_listening(address)
+        found = address(host, listening.getsockname()[1])
+        LOG.info("listening", extra={"fields": {"address": found, "workers": workers}})
+        on_listening(found)
 
     with listening:
         if workers > 1:
-            supervise(config, listening, settings.place, tell)
+            supervise(config, listening, settings.place, tell, partial(forget_state, settings.shared_metrics))
         else:
             tell()
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def forget_state(shared_metrics: Path | None, worker: int | None) -> None:
+    """Count no longer what a worker that is no more was at: the requests that it held, the drift that it saw."""
+    if shared_metrics is not None:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker, str(shared_metrics))  # type: ignore[no-untyped-call]
 
 
 def try_opening(settings: ServeSettings) -> None:

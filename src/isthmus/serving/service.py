@@ -213,9 +213,9 @@ class Service:
                 raise InputError("give a user or a history, not both")
             if not self.view.history_fields:
                 raise InputError("history: the retrieval model reads no history; ask for a known user instead")
-            row, stored, pairs = UNSEEN, False, tuple(history)
+            row, stored, pairs = UNSEEN, False, self._declared(history)
         else:
-            pairs = () if user is None else tuple(self.events.recent(user))
+            pairs = () if user is None else self._declared(self.events.recent(user))
             stored = user is not None and not self.events.is_forgotten(user)
             row = self.view.users.row(user) if user is not None and stored else UNSEEN
         later = self.view.taken(pairs)
@@ -228,6 +228,13 @@ class Service:
         elif len(later.item_row):
             basis = "recent_events"
         return _Known(user if stored else None, stored, pairs, row, taken, basis)
+
+    def _declared(self, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """What was taken in a domain that is not declared was taken in the fallback, as it would be in the log."""
+        fallback = self.view.dataset.schema.unknown_domain
+        if fallback == "error":
+            return tuple(pairs)
+        return tuple((item, domain if domain in self.domains else fallback) for item, domain in pairs)
 
     def _user_features(self, known: _Known, domain: int, context: Mapping[str, ContextValue]) -> Features:
         return self.view.user_features(known.user_row, domain, known.taken, self.view.context(context))

@@ -22,12 +22,15 @@ MOST_DEATHS = 5  # of workers that never served, one after the other
 PAUSE_S = 30.0  # after as many, while others serve
 
 
-def supervise(config: Config, listening: socket, place: Path, on_ready: Callable[[], None]) -> None:
+def supervise(
+    config: Config, listening: socket, place: Path, on_ready: Callable[[], None], on_gone: Callable[[int | None], None]
+) -> None:
     """Keep workers alive until told to stop.
 
     Args:
         place: what they serve, to say what may have killed them.
         on_ready: called once when the first worker serves.
+        on_gone: hears of each worker's process that is no more, however it ended.
 
     Raises:
         InputError: workers die at their start, time and again, and none serves.
@@ -46,8 +49,11 @@ def supervise(config: Config, listening: socket, place: Path, on_ready: Callable
         group.keep_subprocess_alive()
         for process in before:
             if process.exitcode is not None:
-                ended = _tell_of_death(process, place, begun.pop(process.pid, 0.0))
+                ended = _tell_of_death(process, place, begun.get(process.pid, 0.0))
                 num_deaths += process.pid not in ready
+        for pid in begun.keys() - {process.pid for process in group.processes}:
+            del begun[pid]
+            on_gone(pid)
         for process in group.processes:
             begun.setdefault(process.pid, time())
             if process.pid not in ready and process.exitcode is None and process.is_ready(timeout=1):

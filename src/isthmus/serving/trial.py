@@ -1,6 +1,6 @@
 """Answers as an experiment wants them, written to the log that its analysis reads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +10,14 @@ from isthmus.serving.host import Host
 from isthmus.serving.requests import Recommendation, RecommendRequest
 from isthmus.serving.row_log import RowLog
 from isthmus.serving.service import Service
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and the rows of the log that say what it shows; none where nothing is logged."""
+
+    recommendation: Recommendation
+    impressions: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Trial:
     impressions: RowLog | None
     clock: Callable[[], float]
 
-    def answer(self, service: Service, request: RecommendRequest, request_id: str) -> Recommendation:
+    def answer(self, service: Service, request: RecommendRequest, request_id: str) -> Answered:
         """The answer by the variant of the request's user, or, where it names none, of the request.
 
         Args:
@@ -43,9 +51,14 @@ class Trial:
                 replace(request, ranked=request.ranked and variant.ranked)
             )
             answer = replace(answer, request=request_id, experiment=self.experiment.name, variant=variant.name)
+        if self.impressions is None:
+            return Answered(answer, ())
+        return Answered(answer, impressions_of(answer, request.user, datetime.fromtimestamp(self.clock(), UTC)))
+
+    def log(self, answered: Answered) -> None:
+        """Write what was shown; not before the answer is given: one that came too late is shown to nobody."""
         if self.impressions is not None:
-            self.impressions.add(impressions_of(answer, request.user, datetime.fromtimestamp(self.clock(), UTC)))
-        return answer
+            self.impressions.add(answered.impressions)
 
 
 def impressions_of(answer: Recommendation, user: str | None, time: datetime) -> list[dict[str, Any]]:
