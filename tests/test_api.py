@@ -10,7 +10,7 @@ import pytest
 
 import isthmus
 from isthmus.data.dataset import Dataset
-from isthmus.settings import RunSettings, read_settings
+from isthmus.settings import RunSettings, read_ranking_settings, read_settings
 
 TINY = ("retrieval.embedding_dim=4", "training.epochs=1", "training.batch_size=256")
 
@@ -88,6 +88,23 @@ def test_the_whole_way_through_the_functions(tiny_log: Path, tmp_path: Path) -> 
     files = isthmus.compare(first.result_file("test"), second.result_file("test"))
     assert files.rows == comparison.rows
     assert len(isthmus.recommend(first.path, "shop", k=3).items) == 3
+
+
+@pytest.mark.parametrize("kind", [["ranking.kind=keep"], ["ranking.stages=augmentation"]])
+def test_only_domains_that_a_ranker_has_learned_to_score_are_judged_and_scored(
+    labelled: Dataset, tmp_path: Path, kind: list[str]
+) -> None:
+    """Of a model without towers that learned on the others' rows: its targets alone."""
+    settings = read_ranking_settings(None, [*kind, "training.epochs=1", "ranking.targets=[video]"])
+    run = isthmus.train(labelled.path, tmp_path / "run", settings, task="ranking")
+    summary = isthmus.evaluate(run.path).to_dict()
+    rows = {name: group["rows"] for name, group in summary["slices"]["all rows"].items()}
+    assert labelled.impressions is not None
+    video = labelled.impressions["test"].domain == 1
+    assert rows == {"shop": 0, "video": int(video.sum()), "news": 0, "macro": int(video.sum())}
+    (tmp_path / "rows.csv").write_text("user_id,item_id,domain,time\nu1,i1,shop,5\n", encoding="utf-8")
+    with pytest.raises(isthmus.InputError, match="the model was trained on video alone"):
+        isthmus.score(run.path, tmp_path / "rows.csv", tmp_path / "out.parquet")
 
 
 def test_a_settings_file_may_be_given(tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_r
 from isthmus.files import alone_in
 from isthmus.metrics import domain_means, macro_mean
 from isthmus.models.cdanet import CDAnet
+from isthmus.models.ranker import is_for_targets_alone
 from isthmus.models.two_tower import TwoTower
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
 from isthmus.training.checkpoint import BEST
@@ -128,8 +129,11 @@ class RankingRun:
 
     @property
     def trained_domains(self) -> tuple[int, ...]:
-        """Numbers of the domains whose rows it was trained on, ascending."""
-        return domain_numbers(self.dataset, self.settings.training.domains, "training.domains")
+        """Numbers of the domains whose rows it was trained to score, ascending."""
+        ranking, training = self.settings.ranking, self.settings.training
+        if is_for_targets_alone(ranking):
+            return judged_domains(self.dataset, ranking, training)
+        return domain_numbers(self.dataset, training.domains, "training.domains")
 
     @classmethod
     def open(cls, folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> "RankingRun":
