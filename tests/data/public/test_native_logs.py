@@ -14,6 +14,7 @@ from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.public.amazon_reviews import ingest_amazon_reviews
 from isthmus.data.public.impression_logs import ingest_ali_ccp, ingest_kuairand
+from isthmus.data.public.native_files import new_log
 from isthmus.data.public.taobao import ingest_taobao
 from isthmus.errors import InputError
 
@@ -211,6 +212,16 @@ def test_kuairand_in_the_published_form_has_tabs_as_domains_and_seconds(tmp_path
     assert dataset.schema.domain_names == ("tab 0", "tab 1")
     assert dataset.schema.split.by == "time"
     assert labelled_rows(dataset) > 300
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here that is always full")
+def test_a_full_disk_is_not_blamed_on_the_published_file(tmp_path: Path) -> None:
+    source = write_kuairand(tmp_path / "raw")
+    with (
+        pytest.raises(InputError, match="log: no space left on the disk, nothing was changed"),
+        new_log(source, tmp_path / "log") as (files, _),
+    ):
+        files.write("SELECT 1 AS one", Path("/dev/full"), [source / "log.csv"])
 
 
 def test_kuairand_needs_its_features(tmp_path: Path) -> None:
