@@ -26,10 +26,11 @@ def keep_to_one_data_set(data: Path, out: Path) -> None:
     if not files:
         return  # the experiment says which files it needs
     note = out / DATA
-    if not note.is_file():
-        write_text(note, json_text({"files": files}) + "\n")
-    elif json.loads(note.read_text(encoding="utf-8"))["files"] != files:
+    has_results = note.is_file() and any(other.name != DATA for other in out.iterdir())
+    if has_results and json.loads(note.read_text(encoding="utf-8"))["files"] != files:
         raise InputError(f"{out}: holds results of other files than those of {data}; give another --out")
+    if not has_results:
+        write_text(note, json_text({"files": files}) + "\n")
 
 
 def kept_dataset(out: Path, name: str, write_log: Callable[[Path], Path], say: Callable[[str], None]) -> Path:
