@@ -12,7 +12,7 @@ import pytest
 import isthmus
 from isthmus.data.dataset import Dataset
 from isthmus.evaluation.summary import Summary
-from isthmus.settings import RunSettings, read_settings
+from isthmus.settings import RunSettings, read_ranking_settings, read_settings
 
 Captured = pytest.CaptureFixture[str]
 TINY = ("retrieval.embedding_dim=4", "training.epochs=1", "training.batch_size=256")
@@ -129,6 +129,23 @@ for given in ({{"user": 3}}, {{"history": ["i1", 2]}}, {{"history": "i1"}}):
         "history: 2 is int, ids are text; give '2'",
         "history: 'i1' is one text; give a list of ids, the latest last",
     ]
+
+
+@pytest.mark.parametrize("kind", [["ranking.kind=keep"], ["ranking.stages=augmentation"]])
+def test_only_domains_that_a_ranker_has_learned_to_score_are_judged_and_scored(
+    labelled: Dataset, tmp_path: Path, kind: list[str]
+) -> None:
+    """Of a model without towers that learned on the others' rows: its targets alone."""
+    settings = read_ranking_settings(None, [*kind, "training.epochs=1", "ranking.targets=[video]"])
+    run = isthmus.train(labelled.path, tmp_path / "run", settings, task="ranking")
+    summary = isthmus.evaluate(run.path).to_dict()
+    rows = {name: group["rows"] for name, group in summary["slices"]["all rows"].items()}
+    assert labelled.impressions is not None
+    video = labelled.impressions["test"].domain == 1
+    assert rows == {"shop": 0, "video": int(video.sum()), "news": 0, "macro": int(video.sum())}
+    (tmp_path / "rows.csv").write_text("user_id,item_id,domain,time\nu1,i1,shop,5\n", encoding="utf-8")
+    with pytest.raises(isthmus.InputError, match="the model was trained on video alone"):
+        isthmus.score(run.path, tmp_path / "rows.csv", tmp_path / "out.parquet")
 
 
 def test_a_settings_file_may_be_given(tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -144,6 +144,20 @@ def test_a_positive_has_one_rule(rule: Declaration) -> None:
         Positive.model_validate({"column": "event", **rule})
 
 
+@pytest.mark.parametrize("side", ["row", "context", "item"])
+def test_a_click_model_may_not_read_what_says_whether_a_row_is_a_positive(side: str) -> None:
+    declared = declaration()
+    declared["events"]["positive"] = {"column": "stars", "at_least": 4}
+    declared["ranking"] = {"negatives": "explicit"}
+    leak = {"name": "taste", "side": side, "kind": "number", "column": "stars"}
+    average = {"name": "mean", "side": "row", "kind": "statistic", "of": "user", "column": "stars"}
+    with pytest.raises(ValidationError, match="column 'stars' is what"):
+        Schema.model_validate(declared | {"fields": [*declared["fields"], leak]})
+    assert Schema.model_validate(declared | {"fields": [*declared["fields"], average]})
+    if side == "item":  # what a table has under that name is another thing
+        assert Schema.model_validate(declared | {"fields": [*declared["fields"], leak | {"source": "offers"}]})
+
+
 def test_what_a_statistic_is_about_meets_the_other_side() -> None:
     declared = declaration()
     declared["fields"].append({"name": "age", "side": "user", "kind": "categorical"})

@@ -148,3 +148,11 @@ def test_more_probes_than_lists_are_refused() -> None:
     content = read_settings(None).model_dump() | {"index": {"kind": "ivf", "num_lists": 4, "num_probes": 5}}
     with pytest.raises(ValueError, match="num_probes: 5 is more than num_lists, 4"):
         RunSettings.model_validate(content)
+
+
+def test_a_target_that_the_stages_before_do_not_train_on_is_refused() -> None:
+    targets = ["ranking.targets=[b]", "training.domains=[a]"]
+    for kind in ("cdanet", "keep"):
+        with pytest.raises(InputError, match=r"ranking\.targets: 'b' is not among training\.domains \(a\)"):
+            read_ranking_settings(None, [f"ranking.kind={kind}", *targets])
+    assert read_ranking_settings(None, ["ranking.targets=[b]", "training.domains=[b, a]"])

@@ -73,6 +73,10 @@ def test_a_tpe_search_tries_the_same_settings_each_time(labelled: Dataset, tmp_p
         ("space: {training.seed: {low: 0, high: 1, log: true}}", "low must be above 0"),
         ("sampler: grid\nspace: {training.seed: {low: 0, high: 1}}", "a grid takes 'values'"),
         ("trials: 3", "space: missing"),
+        (
+            "sampler: grid\ntrials: 3\nspace: {training.seed: {values: [0, 1]}, training.epochs: {values: [1, 2]}}",
+            "a grid of 4 combinations, and trials is 3",
+        ),
     ],
 )
 def test_a_wrong_search_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -81,6 +85,21 @@ def test_a_wrong_search_is_named(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(InputError) as caught:
         read_search(file)
     assert message in str(caught.value)
+
+
+def test_a_grid_is_checked_whole_before_anything_is_trained(labelled: Dataset, tmp_path: Path) -> None:
+    search = Search.model_validate({"sampler": "grid", "space": {"training.epochs": {"values": [1, "many"]}}})
+    with pytest.raises(InputError, match=r"training\.epochs: 'many'"):
+        tune(labelled.path, tmp_path / "out", BASE, search, say=lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_is_called_by_the_number_of_its_folder(labelled: Dataset, tmp_path: Path) -> None:
+    said: list[str] = []
+    tune(labelled.path, tmp_path, BASE, GRID, say=said.append)
+    assert [line.split(":")[0] for line in said[:2]] == ["trial 0", "trial 1"]
+    assert sorted(folder.name for folder in (tmp_path / "trials").iterdir()) == ["0", "1"]
+    assert [line.split()[1] for line in (tmp_path / "trials.md").read_text().splitlines()[2:]] == ["0", "1"]
 
 
 def test_a_key_that_is_no_setting_is_named() -> None:

@@ -26,6 +26,7 @@ from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evalua
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
 from isthmus.files import AnyPath, alone_in, optional_path
 from isthmus.metrics import domain_means, macro_mean
+from isthmus.models.ranker import is_for_targets_alone
 from isthmus.models.two_tower import TwoTower
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
 from isthmus.training.ranking import Stage, over_domains, validate
@@ -136,8 +137,11 @@ class RankingRun:
 
     @property
     def trained_domains(self) -> tuple[int, ...]:
-        """Numbers of the domains whose rows it was trained on, ascending."""
-        return domain_numbers(self.dataset, self.settings.training.domains, "training.domains")
+        """Numbers of the domains whose rows it was trained to score, ascending."""
+        ranking, training = self.settings.ranking, self.settings.training
+        if is_for_targets_alone(ranking):
+            return judged_domains(self.dataset, ranking, training)
+        return domain_numbers(self.dataset, training.domains, "training.domains")
 
     @classmethod
     def open(cls, folder: AnyPath, dataset: AnyPath | None = None, *, device: Device = "auto") -> "RankingRun":

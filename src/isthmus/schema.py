@@ -16,16 +16,8 @@ def fit_for_a_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(fit_for_a_name)]
 OVER_DOMAINS = ("macro", "traffic-weighted")  # what an evaluation calls its means over domains
-EVENT_COLUMNS = (
-    "user",
-    "item",
-    "domain",
-    "time",
-    "candidates",
-    "label",
-    "fold",
-    "user_number",
-)  # what a dataset stores of every event
+# What a dataset stores of every event.
+EVENT_COLUMNS = ("user", "item", "domain", "time", "candidates", "label", "fold", "user_number")
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scope = Literal["own", "other", "all"]
 StatisticValue = Literal["mean", "count", "adjusted_mean"]
@@ -336,6 +328,13 @@ class Schema(Declared):
             if field.side in ("context", "row") and field.name in EVENT_COLUMNS:
                 raise ValueError(
                     f"{where}: a {field.side} field cannot have this name; use 'column' for the log's name"
+                )
+            is_read = field.source == "events" and field.kind not in ("id", "history", "statistic")
+            label = None if self.ranking is None or self.events.positive is None else self.events.positive.column
+            if is_read and field.column_name == label:
+                raise ValueError(
+                    f"{where}: column {label!r} is what events.positive judges by, which a model would know the label "
+                    "from; a 'statistic' may be of it"
                 )
             if field.side == "row" and self.ranking is None:
                 raise ValueError(f"{where}: a field of side 'row' is for ranking; declare 'ranking'")

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isthmus.errors import InputError, explain, mistaken_keys
 from isthmus.files import read_yaml
+from isthmus.models.cdanet import CDAnetSettings
+from isthmus.models.keep import KEEPSettings
 from isthmus.models.ranker import RankingSettings
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.index_settings import ExactIndexSettings, IndexSettings
@@ -69,6 +71,15 @@ class RankingRunSettings(BaseModel):
     ranking: RankingSettings
     training: RankingTrainingSettings
 
+    @model_validator(mode="after")
+    def targets_are_trained_on(self) -> "RankingRunSettings":
+        targets = self.ranking.targets if isinstance(self.ranking, CDAnetSettings | KEEPSettings) else None
+        domains = self.training.domains
+        for name in targets or ():
+            if domains is not None and name not in domains:
+                raise ValueError(f"ranking.targets: {name!r} is not among training.domains ({', '.join(domains)})")
+        return self
+
 
 AnyRunSettings = RunSettings | RankingRunSettings
 
@@ -123,8 +134,10 @@ def _refuse_misplaced(error: ValidationError, file: Path, form: type[BaseModel])
     if form is RunSettings:
         sections = {"retrieval": TwoTowerSettings, "training": TrainingSettings}
     for details in error.errors(include_url=False):
+        if details["type"] != "extra_forbidden":
+            continue
         *above, key = (str(part) for part in details["loc"])
-        if details["type"] != "extra_forbidden" or len(above) > 1 or not set(above) <= set(sections):
+        if len(above) > 1 or not set(above) <= set(sections):
             continue
         here = set((sections[above[0]] if above else form).model_fields)
         place = {name: section for section, model in sections.items() for name in model.model_fields}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_never
 
@@ -50,7 +50,7 @@ class Search(BaseModel):
 
     sampler: `tpe` (Optuna's tree-structured Parzen estimator), or `grid`: all combinations of the choices, in order,
         which therefore may hold no range.
-    trials: how many settings are tried; a grid may have fewer.
+    trials: how many settings are tried; a grid may have fewer, and not more.
     space: `key.sub` of a setting, and what it may be.
     """
 
@@ -67,7 +67,17 @@ class Search(BaseModel):
             for key, place in self.space.items():
                 if isinstance(place, Range):
                     raise ValueError(f"space.{key}: a grid takes 'values', not a range; or use sampler 'tpe'")
+            if len(combinations := self.grid()) > self.trials:
+                raise ValueError(
+                    f"a grid of {len(combinations)} combinations, and trials is {self.trials}; give as many, or use "
+                    "sampler 'tpe'"
+                )
         return self
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All combinations of the choices, in order."""
+        values = [place.values for place in self.space.values() if isinstance(place, Choices)]
+        return [dict(zip(self.space, combination, strict=True)) for combination in product(*values)]
 
 
 def read_search(file: Path) -> Search:
@@ -99,15 +109,17 @@ def tune(
 
     def attempt(chosen: dict[str, Any]) -> float | None:
         value = run_trial(dataset, out / TRIALS / str(len(tried)), base, chosen)
-        tried.append((chosen, value))
         say(f"trial {len(tried)}: {_shown(value, 4)}  {_in_words(chosen)}")
+        tried.append((chosen, value))
         return value
 
     match search.sampler:
         case "grid":
-            values = [place.values for place in search.space.values() if isinstance(place, Choices)]
-            for combination in islice(product(*values), search.trials):
-                attempt(dict(zip(search.space, combination, strict=True)))
+            combinations = search.grid()
+            for combination in combinations:
+                with_values(base, combination)  # a mistake in the last one would be found hours later
+            for combination in combinations:
+                attempt(combination)
         case "tpe":
             optuna = _optuna()
             optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.small_logs import BIDS, ITEMS, rich_declaration, write_log
+from tests.small_logs import BIDS, ITEMS, declaration, rich_declaration, write_log
 
 from isthmus.data.audit import audit
 from isthmus.data.dataset import Dataset, file_checksum
@@ -146,6 +147,30 @@ def test_every_check_has_a_plant(sound: Path) -> None:
 
 def test_a_prepared_simulation_is_sound(tiny_dataset: Dataset) -> None:
     assert [finding for finding in audit(tiny_dataset.path) if not finding.ok] == []
+
+
+@pytest.mark.parametrize("by", ["given", "random", "cold_users"])
+def test_training_that_knows_what_came_after_a_test_row_is_found_in_every_split_with_a_clock(
+    tmp_path: Path, by: str
+) -> None:
+    """Domain b's training rows are all later than domain a's test rows, as where each domain is cut by its own time."""
+    lines = ["user,item,domain,time,part"]
+    for place in range(60):
+        part = "test" if place % 30 >= 25 else "valid" if place % 30 >= 20 else "train"
+        lines.append(f"u{place % 6},{'ab'[place // 30]}{place},{'ab'[place // 30]},{place},{part}")
+    of_kind: dict[str, dict[str, Any]] = {
+        "given": {"column": "part"},
+        "random": {},
+        "cold_users": {"domain": "a", "source": "b", "min_rows": 1},
+    }
+    split = {"by": by, **of_kind[by]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepare(write_log(tmp_path / "log", declaration(split=split), events="\n".join(lines)), tmp_path / "out")
+    found = {finding.check: finding for finding in audit(tmp_path / "out")}["each split ends before the next begins"]
+    assert not found.ok
+    assert "train ends at" in found.detail
+    assert "test rows are not after that" in found.detail
 
 
 def test_a_dataset_of_labelled_rows_is_sound(labelled: Dataset) -> None:

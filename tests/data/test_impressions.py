@@ -292,6 +292,12 @@ def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (one.path / "manifest.json").read_bytes() == (other.path / "manifest.json").read_bytes()
 
 
-def test_random_rows_of_a_log_with_a_clock_are_warned_of(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="at random on a log with a clock"):
-        ranked(tmp_path, ratings(clock=True), clock=True, split={"by": "random"})
+@pytest.mark.parametrize(
+    ("split", "how"),
+    [({"by": "random"}, "at random"), ({"by": "cold_users", "domain": "a", "source": "b", "min_rows": 1}, "by users")],
+)
+def test_splits_that_ask_no_clock_are_warned_of_on_a_log_that_has_one(
+    tmp_path: Path, split: dict[str, Any], how: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"{how} on a log with a clock"):
+        ranked(tmp_path, ratings(clock=True), clock=True, split=split)

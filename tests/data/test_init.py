@@ -47,6 +47,7 @@ def test_a_log_is_drafted_so_that_it_can_be_prepared(tmp_path: Path) -> None:
     for doubt in doubts:
         assert f"# Doubt: {doubt}\n" in text
     assert any("'constant'" in doubt for doubt in doubts)
+    assert any(doubt.startswith("ranking: ") and "{negatives: explicit}" in doubt for doubt in doubts)
     (tmp_path / "log.yaml").write_text(text)
     dataset = prepare(tmp_path / "log.yaml", tmp_path / "out")
     assert "001" in dataset.vocabulary("user")

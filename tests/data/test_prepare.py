@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_args: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("isthmus.data.write.np.save", fail)
+    monkeypatch.setattr("isthmus.data.write.DatasetFiles.array", fail)
     with pytest.raises(InputError, match="no space left"):
         prepare(log, out)
     assert checksums(out) == before

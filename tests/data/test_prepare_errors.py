@@ -115,6 +115,7 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         (lambda text: text[: text.rindex(",")], r"line \d+ has 4 values, the header names 5; was the file cut off"),
         (lambda text: text + 'u1,"i1,a,9\n', r"line \d+: unexpected end of data; is a quote not closed"),
         (lambda text: text.replace("user,", "user,user,", 1), "column 'user' stands 2 times in the header"),
+        (lambda text: text.replace("user,", "User,user,", 1), "columns 'User' and 'user' differ in capitals alone"),
     ],
 )
 def test_a_text_file_that_is_cut_or_ambiguous_is_named_with_its_line(
@@ -156,6 +157,20 @@ def test_floating_point_ids_are_refused(tmp_path: Path) -> None:
     table = pa.table({"user": [1.0, 2.0], "item": ["a", "b"], "domain": ["a", "b"], "time": [1, 2]})
     pq.write_table(table, log.parent / "events.parquet")
     with pytest.raises(InputError, match=r"'user'.*floating-point"):
+        prepare(log, tmp_path / "out")
+
+
+@pytest.mark.parametrize("column", ["time", "clicked"])
+def test_a_number_that_is_none_is_refused_in_parquet_too(tmp_path: Path, column: str) -> None:
+    """A Parquet file's own bounds know no NaN, so that an engine may skip a file that has one."""
+    content = declaration()
+    content["events"] |= {"files": ["events.parquet"], "positive": {"column": "clicked", "at_least": 1}}
+    log = write_log(tmp_path / "log", content)
+    numbers = {"time": [float(n) for n in range(1, 9)], "clicked": [1.0] * 8}
+    numbers[column][2] = float("nan")
+    ids = {"user": ["u"] * 8, "item": list("stuvwxyz"), "domain": ["a", "b"] * 4}
+    pq.write_table(pa.table({**ids, **numbers}), log.parent / "events.parquet")
+    with pytest.raises(InputError, match=rf"row 3, column '{column}'.*nan is not a finite number"):
         prepare(log, tmp_path / "out")
 
 

@@ -1,3 +1,5 @@
+import errno
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +59,37 @@ def test_the_manifest_knows_every_file(tmp_path: Path) -> None:
     assert np.load(tmp_path / "a/b.npy").tolist() == [0, 1, 2]
     with pytest.raises(AssertionError):
         files.array("a/b", np.arange(3))
+
+
+def write_to_a_full_disk(out: Path, num_rows: int) -> None:
+    with new_folder(out, may_replace=lambda folder: True) as folder:
+        (folder / "column.npy").symlink_to("/dev/full")
+        DatasetFiles(folder).array("column", np.arange(num_rows))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here that is always full")
+@pytest.mark.parametrize("num_rows", [10, 100_000])
+def test_a_full_disk_is_said_by_that_name(tmp_path: Path, num_rows: int) -> None:
+    with pytest.raises(InputError, match="out: no space left on the disk, nothing was changed"):
+        write_to_a_full_disk(tmp_path / "out", num_rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_stops_in_the_middle_keeps_the_systems_reason(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            DatasetFiles(tmp_path).array("column", np.arange(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize(
+    "values", [np.arange(6.0).reshape(2, 3), np.zeros((0, 3), np.int8), np.array(["a", "bc"]), np.arange(6)[::2]]
+)
+def test_an_array_is_written_as_numpy_does(tmp_path: Path, values: np.ndarray) -> None:
+    DatasetFiles(tmp_path).array("column", values)
+    np.save(tmp_path / "numpys", values)
+    assert (tmp_path / "column.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()

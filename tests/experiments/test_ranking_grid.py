@@ -65,9 +65,21 @@ def test_an_output_folder_is_of_one_data_set(tmp_path: Path) -> None:
     (tmp_path / "out" / "table.md").write_text("a result", encoding="utf-8")
     (tmp_path / "one").rename(tmp_path / "moved")
     keep_to_one_data_set(tmp_path / "moved", tmp_path / "out")
+    (tmp_path / "out" / "rows").mkdir()
     with pytest.raises(InputError, match=r"holds results of other files than those of .*other"):
         reproduce("cdanet-table-7", tmp_path / "other", tmp_path / "out", num_seeds=1, quick=True, trials=None)
     for _ in range(2):  # what is written into the data's own folder is none of its files
         keep_to_one_data_set(tmp_path / "other", tmp_path / "other" / "out")
     keep_to_one_data_set(tmp_path / "nowhere", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_mistaken_data_set_of_which_nothing_was_made_is_forgotten(tmp_path: Path) -> None:
+    for name, text in (("mistaken", "a"), ("right", "ab")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ratings.txt").write_text(text, encoding="utf-8")
+        keep_to_one_data_set(tmp_path / name, tmp_path / "out")
+    (tmp_path / "out" / "rows").mkdir()
+    keep_to_one_data_set(tmp_path / "right", tmp_path / "out")
+    with pytest.raises(InputError, match="holds results of other files"):
+        keep_to_one_data_set(tmp_path / "mistaken", tmp_path / "out")

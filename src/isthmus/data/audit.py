@@ -175,29 +175,33 @@ def _history_is_complete(dataset: Dataset) -> Finding:
 
 
 def _time_runs_forward(dataset: Dataset) -> Finding:
+    """By time, all of a split is before the next; of `last_out`, each user's rows in a domain are.
+
+    Of the other splits, where there is a clock, training is before test; validation may be drawn from all of training.
+    """
     check = "each split ends before the next begins"
-    columns = [dataset.events[name] for name in SPLITS]
-    clocks = [events.time for events in columns]
+    train, valid, test = (dataset.events[name] for name in SPLITS)
     by = dataset.schema.split.by
-    if by == "given" or any(clock is None for clock in clocks):
-        return Finding(check, True, f"not asked of a split by {by!r}{'' if by == 'given' else ' without a clock'}")
+    pairs = [("train", train, "test", test)]
+    if by in ("time", "last_out"):
+        pairs = [("train", train, "valid", valid), ("valid", valid, "test", test)]
+
+    def clock_of(events: Events) -> Column:
+        """Which clock each row is on: one for all, or that of its user and domain."""
+        if by == "last_out":
+            return events.user_row.astype(np.int64) * dataset.num_domains + events.domain
+        return np.zeros(events.num_rows, np.int64)
+
     wrong = []
-    # By time there is one clock for all; by last_out each user's events in a domain have their own.
-    groups = [
-        np.zeros(events.num_rows, np.int64)
-        if by == "time"
-        else events.user_row.astype(np.int64) * dataset.num_domains + events.domain
-        for events in columns
-    ]
-    num_groups = 1 if by == "time" else dataset.num_users * dataset.num_domains
-    for place, (earlier, later) in enumerate(pairwise(SPLITS)):
-        before, after = clocks[place], clocks[place + 1]
-        assert before is not None
-        assert after is not None
-        end = np.full(num_groups, -np.inf)
-        np.maximum.at(end, groups[place], before)
-        ends = end[groups[place + 1]]
-        is_wrong = (ends >= after) if by == "time" else (ends > after) & (columns[place + 1].user_row > 0)
+    for earlier, before, later, after in pairs:
+        if before.time is None or after.time is None:
+            return Finding(check, True, f"not asked of a split by {by!r} without a clock")
+        end = np.full(dataset.num_users * dataset.num_domains, -np.inf)
+        np.maximum.at(end, clock_of(before), before.time)
+        ends = end[clock_of(after)]
+        is_wrong = ends >= after.time if by == "time" else ends > after.time
+        if by == "last_out":
+            is_wrong &= after.user_row > 0
         if is_wrong.any():
             row = int(np.flatnonzero(is_wrong)[0])
             wrong.append(f"{earlier} ends at {ends[row]:.0f}, {int(is_wrong.sum())} {later} rows are not after that")

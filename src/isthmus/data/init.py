@@ -131,6 +131,10 @@ def _draft(source: Source, files: list[str], name: str) -> tuple[dict[str, Any],
         events["time"] = clock
     if label is not None and (rule := _positive(guesses[label], doubts)):
         events["positive"] = rule
+        doubts.append(
+            "ranking: for a click model add 'ranking: {negatives: explicit}', by which all other rows are negatives; "
+            "leave out fields that are known only after a row, such as what else its user did"
+        )
     content["events"] = events
     content["domains"] = _domains(source, domain, doubts)
     used = {user, item, domain, time, label, split}

@@ -168,18 +168,19 @@ def split_rows(schema: Schema, events: EventTable, log: Path) -> Int[np.ndarray,
     """
     taken = events.taken
     has_negatives = not bool(events.is_positive.all())
+    if taken.time is not None and schema.split.by in ("random", "cold_users"):
+        how = "at random" if schema.split.by == "random" else "by users"
+        warnings.warn(
+            f"{log}: split: {how} on a log with a clock, training knows what came after held-out rows; by 'time' it "
+            "does not",
+            stacklevel=4,
+        )
     try:
         match schema.split.by:
             case "time":
                 assert taken.time is not None
                 return split_by_time(taken.time, valid=schema.split.valid, test=schema.split.test)
             case "random":
-                if taken.time is not None:
-                    warnings.warn(
-                        f"{log}: split: at random on a log with a clock, training knows what came after held-out rows; "
-                        "by 'time' it does not",
-                        stacklevel=4,
-                    )
                 valid, test, seed = schema.split.valid, schema.split.test, schema.split.seed
                 return split_at_random(taken, schema.domain_names, valid=valid, test=test, seed=seed)
             case "cold_users":

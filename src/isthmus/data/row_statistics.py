@@ -129,15 +129,25 @@ def adjusted_outcome(
 def _before(
     group: np.ndarray, outcome: np.ndarray, time_rank: np.ndarray, is_counted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and summed outcomes of each row's group strictly before it, by one sort and two bisections."""
+    """Rows and summed outcomes of each row's group strictly before it, by one sort."""
     num_times = int(time_rank.max(initial=0)) + 1
     place = group.astype(np.int64) * num_times + time_rank
-    order = np.argsort(place[is_counted], kind="stable")
-    counted = place[is_counted][order]
-    total = np.concatenate([[0], np.cumsum(outcome[is_counted][order])])
-    start = np.searchsorted(counted, group.astype(np.int64) * num_times)
-    end = np.searchsorted(counted, place)
-    return end - start, total[end] - total[start]
+    order = np.argsort(place, kind="stable")
+    place = place[order]
+    number = np.concatenate([[0], np.cumsum(is_counted[order])])
+    total = np.concatenate([[0], np.cumsum(np.where(is_counted, outcome, 0)[order])])
+    start, end = _starts(place // num_times), _starts(place)
+    found_number, found_total = np.empty(len(place), np.int64), np.empty(len(place), total.dtype)
+    found_number[order] = number[end] - number[start]
+    found_total[order] = total[end] - total[start]
+    return found_number, found_total
+
+
+def _starts(ordered: np.ndarray) -> np.ndarray:
+    """For each place of a sorted column, the first place of its value."""
+    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
+    starts: np.ndarray = np.maximum.accumulate(np.where(is_first, np.arange(len(ordered)), 0))
+    return starts
 
 
 def _of_other_folds(

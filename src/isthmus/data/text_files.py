@@ -38,8 +38,9 @@ def first_mistake(file: Path) -> str | None:
 def require_distinct_columns(file: Path) -> None:
     """Raises InputError where a header names a column twice: which of the two is meant, nobody says.
 
-    Columns without a name, which nobody can mean, do not count; nor does what is no header at all, such as of a binary
-    file, which the engine then refuses.
+    Names that differ in capitals alone are one name to the engine, which then gives the second column another. Columns
+    without a name, which nobody can mean, do not count; nor does what is no header at all, such as of a binary file,
+    which the engine then refuses.
     """
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as text:
         try:
@@ -49,3 +50,7 @@ def require_distinct_columns(file: Path) -> None:
     for column, count in Counter(header).items():
         if column and count > 1:
             raise InputError(f"{file}: column {column!r} stands {count} times in the header; rename all but one")
+    named: dict[str, str] = {}
+    for column in header:
+        if (other := named.setdefault(column.lower(), column)) != column:
+            raise InputError(f"{file}: columns {other!r} and {column!r} differ in capitals alone; rename one")

@@ -70,8 +70,10 @@ class DatasetFiles:
 
     def array(self, name: str, values: np.ndarray) -> None:
         """Write `name`.npy."""
-        file = self._new(f"{name}.npy")
-        np.save(file, np.ascontiguousarray(values), allow_pickle=False)
+        file, values = self._new(f"{name}.npy"), np.ascontiguousarray(values)
+        with file.open("wb") as stream:  # np.save says of a full disk only how many numbers it wrote
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+            stream.write(values.data)
         self.files[f"{name}.npy"] = {"sha256": file_checksum(file), "shape": list(values.shape)}
 
     def column(self, name: str, values: np.ndarray | Lists) -> None:

@@ -18,6 +18,20 @@ RankingSettings = Annotated[AnyRankingSettings, Field(discriminator="kind")]
 """Settings of one click model, told apart by `kind`; for fields of other settings."""
 
 
+def is_for_targets_alone(settings: AnyRankingSettings) -> bool:
+    """Whether what scores rows of other domains than the targets is never trained.
+
+    That is KEEP's target model, and CDAnet's towers where its first stage is left out.
+    """
+    match settings:
+        case KEEPSettings():
+            return True
+        case CDAnetSettings():
+            return settings.stages == "augmentation"
+        case _:
+            return False
+
+
 def new_ranker(
     settings: AnyRankingSettings,
     *,

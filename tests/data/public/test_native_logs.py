@@ -14,6 +14,7 @@ from isthmus.data.dataset import SPLITS, Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.public.amazon_reviews import ingest_amazon_reviews
 from isthmus.data.public.impression_logs import ingest_ali_ccp, ingest_kuairand
+from isthmus.data.public.native_files import new_log
 from isthmus.data.public.taobao import ingest_taobao
 from isthmus.errors import InputError
 
@@ -102,6 +103,19 @@ def test_taobaos_two_periods_are_each_cut_by_their_own_time(tmp_path: Path) -> N
         assert times[1].max() < times[2].min()
 
 
+def test_a_few_strange_times_do_not_hide_that_taobaos_periods_do_not_meet(tmp_path: Path) -> None:
+    """The published log of purchases has rows decades before and after its nine days."""
+    source = write_taobao(tmp_path / "raw")
+    lines = [line.split(",") for line in (source / "UserBehavior.csv").read_text().splitlines()]
+    later = [[*line[:4], str(int(line[4]) + 17_000_000)] for line in lines]
+    later[3][4], later[5][4] = "-2134949234", "2122867355"
+    write_csv(source / "UserBehavior.csv", later)
+    with pytest.warns(UserWarning, match="the periods of the two domains do not meet"):
+        dataset = prepare(ingest_taobao(source, tmp_path / "log"), tmp_path / "dataset")
+    assert dataset.impressions is not None
+    assert all(np.bincount(dataset.impressions[split].domain, minlength=2).min() > 20 for split in SPLITS)
+
+
 def test_taobao_without_the_log_of_visits_leaves_these_fields_out(tmp_path: Path) -> None:
     source = write_taobao(tmp_path / "raw")
     (source / "behavior_log.csv").unlink()
@@ -161,6 +175,14 @@ def test_ali_ccp_in_the_published_form_joins_what_a_users_rows_have_in_common(tm
     assert dataset.impressions["valid"].num_rows > 0
 
 
+def test_rows_of_ali_ccp_without_their_common_features_are_named_and_not_lost(tmp_path: Path) -> None:
+    source = write_ali_ccp(tmp_path / "raw")
+    file = source / "common_features_train.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(InputError, match=r"common_features_train\.csv has no 'train0'"):
+        ingest_ali_ccp(source, tmp_path / "log")
+
+
 def write_kuairand(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     head = ["user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "tab"]
@@ -190,6 +212,16 @@ def test_kuairand_in_the_published_form_has_tabs_as_domains_and_seconds(tmp_path
     assert dataset.schema.domain_names == ("tab 0", "tab 1")
     assert dataset.schema.split.by == "time"
     assert labelled_rows(dataset) > 300
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here that is always full")
+def test_a_full_disk_is_not_blamed_on_the_published_file(tmp_path: Path) -> None:
+    source = write_kuairand(tmp_path / "raw")
+    with (
+        pytest.raises(InputError, match="log: no space left on the disk, nothing was changed"),
+        new_log(source, tmp_path / "log") as (files, _),
+    ):
+        files.write("SELECT 1 AS one", Path("/dev/full"), [source / "log.csv"])
 
 
 def test_kuairand_needs_its_features(tmp_path: Path) -> None:
@@ -283,6 +315,7 @@ def test_amazon_reviews_of_both_forms_have_one_clock_and_titles(tmp_path: Path) 
         ("[1, 2]", "line 1: is no JSON object"),
         ('{"user_id": "U1", "asin": "A"}', "line 1: has neither 'rating' nor 'overall'"),
         ('{"user_id": "U1", "asin": "A", "rating": "good", "timestamp": 1}', "rating 'good' is not a number"),
+        ('{"user_id": "U1", "asin": "A", "rating": 5, "timestamp": NaN}', "time nan is not a number"),
     ],
 )
 def test_a_broken_review_is_named_with_its_line(tmp_path: Path, line: str, message: str) -> None:

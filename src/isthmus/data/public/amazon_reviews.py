@@ -8,6 +8,7 @@ there, `meta_NAME` with titles, brands and categories; each as it is or packed b
 import ast
 import gzip
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -123,9 +124,12 @@ def _first(review: dict[str, Any], keys: Sequence[str], file: Path, number: int)
 
 def _number(value: object, what: str, file: Path, number: int) -> float:
     try:
-        return float(str(value))
+        found = float(str(value))
     except ValueError:
-        raise InputError(f"{file}, line {number}: {what} {value!r} is not a number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"{file}, line {number}: {what} {value!r} is not a number")
+    return found
 
 
 def _items(file: Path, seen: set[str]) -> Iterator[dict[str, Any]]:

@@ -85,9 +85,10 @@ def _native_ali_ccp(files: NativeFiles, skeletons: Sequence[Path]) -> list[str]:
         columns += [f"{_all_packed(f, 'c')} AS {identifier(f)}" for f in ALI_USER_LISTS]
         columns += [f"{_packed(f, 's')} AS {identifier(f)}" for f in ("205", "301", *ALI_ITEM, *ALI_ROW)]
         split = quoted("test") if part == "test" else "CASE hash(c.common) % 10 WHEN 0 THEN 'valid' ELSE 'train' END"
+        missing = f"error('common_features_{part}.csv has no ''' || s.common || '''')"
         parts.append(
-            f"SELECT s.click AS click, {', '.join(columns)}, {split} AS split "
-            f"FROM skeleton_{part} s JOIN common_{part} c ON s.common = c.common"
+            f"SELECT CASE WHEN c.common IS NULL THEN {missing} ELSE s.click END AS click, {', '.join(columns)}, "
+            f"{split} AS split FROM skeleton_{part} s LEFT JOIN common_{part} c ON s.common = c.common"
         )
     files.connection.execute(f"CREATE VIEW rows AS {' UNION ALL '.join(parts)}")
     return ["101", *ALI_USER, *ALI_USER_LISTS, "205", "301", *ALI_ITEM, *ALI_ROW]

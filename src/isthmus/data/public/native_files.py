@@ -1,5 +1,7 @@
 """What importers of large public files share: CSV read in blocks by DuckDB, and a log written whole or not at all."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ import yaml
 
 from isthmus.data.write import new_folder
 from isthmus.errors import InputError
+
+FULL = os.strerror(errno.ENOSPC)  # DuckDB's errors have the system's words, and no number
 
 
 class NativeFiles:
@@ -76,6 +80,8 @@ class NativeFiles:
         try:
             self.connection.execute(f"COPY ({query}) TO {quoted(str(file))} (FORMAT parquet)")
         except duckdb.Error as error:
+            if FULL in str(error):
+                raise OSError(errno.ENOSPC, FULL) from error
             raise unreadable(source, error) from error
 
     def values(self, query: str, source: Sequence[Path]) -> list[str]:
