@@ -76,6 +76,13 @@ def test_a_domain_of_one_label_is_named_and_left_out_of_the_mean() -> None:
     assert table["macro"]["auc"] == table["a"]["auc"]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_calibration_error_does_not_depend_on_the_order_of_rows_that_are_predicted_alike(first: int) -> None:
+    label = torch.arange(60) // 30 if first == 0 else 1 - torch.arange(60) // 30
+    constant = RankingResult(**(vars(result_of(rows=60)) | {"logit": torch.zeros(60), "label": label}))
+    assert float(calibration_error(constant)) == 0  # a half is predicted of all, and true of them
+
+
 def test_calibration_error_by_hand() -> None:
     result = result_of(rows=4)
     logit = torch.tensor([0.25, 0.25, 0.75, 0.75], dtype=torch.float64).logit()
@@ -126,9 +133,9 @@ def test_a_summary_shows_calibration_before_and_after_the_correction_on_the_same
     # A half by a quarter is 2; with a third of the negatives kept, a half means 1 in 1 + 3, a quarter: right.
     assert metrics["calibration_uncorrected"] == pytest.approx(2)
     assert metrics["calibration"] == pytest.approx(1)
-    # A row a bin: every row is a half off before; after, one is three quarters off and three are a quarter.
-    assert metrics["calibration_error_uncorrected"] == pytest.approx(1 / 2)
-    assert metrics["calibration_error"] == pytest.approx((3 / 4 + 3 * 1 / 4) / 4)
+    # All are predicted alike, and of all a quarter is observed: before, a quarter less than predicted; after, as much.
+    assert metrics["calibration_error_uncorrected"] == pytest.approx(1 / 4)
+    assert metrics["calibration_error"] == pytest.approx(0)
     assert "calibration_uncorrected" in summary.to_markdown()
 
 

@@ -158,11 +158,16 @@ def grouped_auc(result: RankingResult, num_domains: int) -> Float[Tensor, " doma
 
 
 def calibration_error(result: RankingResult, num_bins: int = NUM_BINS) -> Float[Tensor, ""]:
-    """Over bins of equal size by prediction, mean distance of predicted and observed share; NaN without rows."""
+    """Over bins of equal size by prediction, mean distance of predicted and observed share; NaN without rows.
+
+    Rows of one prediction, which a bin's edge may fall among, share what is observed of them, whatever their order.
+    """
     if not result.label.numel():
         return torch.tensor(float("nan"), dtype=torch.float64)
     probability, order = result.logit.sigmoid().sort()
-    label = result.label[order].double()
+    _, place, count = torch.unique_consecutive(probability, return_inverse=True, return_counts=True)
+    observed = torch.zeros_like(count, dtype=torch.float64).index_add_(0, place, result.label[order].double()) / count
+    label = observed[place]
     edges = torch.linspace(0, label.numel(), num_bins + 1).round().long().diff()
     sizes = edges.tolist()
     parts = zip(torch.split(probability, sizes), torch.split(label, sizes), strict=True)
