@@ -143,7 +143,7 @@ def plot(points: Sequence[Point], rows: Mapping[str, TableRow], file: Path) -> N
     from matplotlib.figure import Figure as Canvas
 
     panels = list(dict.fromkeys(point.panel for point in points))
-    canvas = Canvas(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+    canvas = Canvas(figsize=(6 * len(panels), 5.4), layout="constrained")
     for axes, panel in zip(canvas.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
         for line in dict.fromkeys(point.line for point in points):
             of_line = [point for point in points if (point.panel, point.line) == (panel, line)]
@@ -159,8 +159,11 @@ def plot(points: Sequence[Point], rows: Mapping[str, TableRow], file: Path) -> N
         for level, style in LEVELS.items():
             axes.axhline(mean(rows[level].values(MACRO, "auc")), color="gray", linestyle=style, label=level)
         axes.set_xscale("log")
+        values_of_x = sorted({point.x for point in points if point.panel == panel})
+        axes.set_xticks(values_of_x, [f"{x:g}" for x in values_of_x])
+        axes.minorticks_off()
         axes.set_xlabel(panel)
         axes.grid(alpha=0.3)
-        axes.legend()
+    canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(panels))
     canvas.axes[0].set_ylabel(f"AUC, macro over {', '.join(PAIR)}")
     canvas.savefig(file, dpi=130)

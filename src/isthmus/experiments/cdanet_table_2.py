@@ -163,7 +163,8 @@ def new_table(
         macro_metrics=("grouped_auc", "log_loss", "calibration_error"),
         rows=tuple(lines),
         notes=(
-            f"{num_splits} splits; mean ± standard deviation over splits and seeds, so the spread is mostly of splits.",
+            f"{num_splits} split{'' if num_splits == 1 else 's'}; mean ± standard deviation over splits and seeds"
+            f"{'.' if num_splits == 1 else ', so the spread is mostly of splits.'}",
             "grouped_auc: of each user's test rows, weighted by their number; users with one label only are left out.",
             f"Paired test: macro AUC less that of '{FINE_TUNE}', where no other is named, mean over splits and seeds; "
             f"95 % interval and two-sided p from {NUM_RESAMPLES} resamplings of the users.",
