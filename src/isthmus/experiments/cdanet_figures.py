@@ -119,8 +119,8 @@ def weight_points(found: Sequence[Row], quick: bool) -> list[Point]:
     for panel, values in (("alpha", ALPHAS), ("beta", BETAS)):
         for value in values[0::4] if quick else values:
             row = changed(main, f"{MAIN}, {panel} {value:g}", ranking={panel: value})
-            points.append(Point(row, panel, MAIN, value, FINE_TUNE))
             points.append(Point(control, panel, FINE_TUNE, value, FINE_TUNE))
+            points.append(Point(row, panel, MAIN, value, FINE_TUNE))
     return points
 
 
