@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isthmus.abtest.assignment import assign, read_experiment
 from isthmus.abtest.logs import FEEDBACK, IMPRESSIONS
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -98,3 +99,44 @@ def drawn_logs(
     }
     pq.write_table(pa.table(feedback, schema=FEEDBACK), folder / "feedback-1.parquet")
     return folder
+
+
+EXAMPLE_TRIAL = """name: ranker-or-not
+salt: "2026-11"
+variants:
+  - {name: control, share: 0.5}
+  - {name: retrieval order, share: 0.25, ranked: false}
+  - {name: new model, share: 0.25}
+"""
+EXAMPLE_UPLIFT = {"control": 1.0, "retrieval order": 0.8, "new model": 1.1}
+
+
+def example_logs(folder: Path) -> Path:
+    """The experiment of docs/logs.md: `folder`/{logs, trial.yaml, users.csv}; gives `folder`/logs.
+
+    8,000 users, each in one or two domains, and some requests without a user; against the control, users click a fifth
+    less in retrieval's order and a tenth more with the new model, everywhere.
+    """
+    (file := folder / "trial.yaml").write_text(EXAMPLE_TRIAL)
+    experiment, rng = read_experiment(file), np.random.default_rng(0)
+    impressions: list[dict[str, Any]] = []
+    feedback: list[dict[str, Any]] = []
+    levels = rng.choice(["new", "returning"], size=8000, p=[0.3, 0.7])
+    for number, level in enumerate(levels):
+        rate, is_anonymous = rng.beta(0.5, 4.0), rng.random() < 0.05
+        for place in range(1 + rng.geometric(0.5 if level == "new" else 0.3)):
+            request = f"r{number}-{place}"
+            user = None if is_anonymous else f"u{number}"
+            variant = assign(experiment, request if user is None else user).name
+            prices = np.exp(rng.normal(3.0, 0.5, 5)).round(2).tolist()
+            rows = shown(request, user, variant, "abcde", hour=float(rng.uniform(0, 336)), experiment=experiment.name)
+            rows = [row | {"domain": ("shop", "video")[(number + place % 2) % 2]} for row in rows]
+            impressions += [row | {"price": price} for row, price in zip(rows, prices, strict=True)]
+            clicked = [row for row in rows if rng.random() < rate * EXAMPLE_UPLIFT[variant]]
+            for row in clicked:
+                again = {"request": request, "item": row["item"], "kind": "click"}
+                feedback.append({"time": row["time"] + timedelta(minutes=1), **again})
+                if rng.random() < 0.1:
+                    feedback.append({"time": row["time"] + timedelta(hours=2), **again, "kind": "order"})
+    (folder / "users.csv").write_text("user,level\n" + "".join(f"u{n},{level}\n" for n, level in enumerate(levels)))
+    return write_logs(folder / "logs", impressions, feedback)

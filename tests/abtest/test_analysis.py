@@ -1,6 +1,7 @@
 """An experiment's figures: those worked by hand on a few lists, a planted effect, none where there is none."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-from tests.abtest.small_logs import drawn_logs, named, shown, write_logs
+from tests.abtest.small_logs import drawn_logs, example_logs, named, shown, write_logs
 
 import isthmus
 from isthmus.abtest.logs import read_impressions
@@ -89,6 +90,8 @@ def test_a_small_log_comes_to_what_is_worked_by_hand(logs: Path) -> None:
     # CTR .5 beside .375. Control's parts 2 - 1.5, 1 - 1.5: variance 2 * .5 / 64. New's 2 - 1, 2 - 1.5, 0 - 1.5:
     # 3 / 2 * 3.5 / 64. Relative: .015625 / .140625 = .1111 with 1 degree, .08203 / .25 = .3281 with 2.
     found = compared(analysis, "ctr")
+    assert (found.num_users_with_event, compared(analysis, "rpm").num_users_with_event) == (2, 2)
+    assert compared(analysis, "orders_per_mille").num_users_with_event == 0
     a, b = 0.015625 / 0.140625, 0.08203125 / 0.25
     freedom = (a + b) ** 2 / (a**2 + b**2 / 2)
     assert freedom == pytest.approx(0.192932 / 0.066179, abs=1e-4)
@@ -170,6 +173,13 @@ def test_feedback_counts_within_its_hours_alone(logs: Path) -> None:
         analysis = isthmus.ab(logs, attribution_h=hours)
         new = counted(analysis, "new")
         assert (new.num_clicks, new.num_orders, analysis.trouble.too_late) == (clicks, orders, late)
+
+
+def test_the_first_of_repeated_clicks_decides_whether_it_was_in_time(tmp_path: Path) -> None:
+    clicks = [*named("r1", "a", hour=9), *named("r1", "a", hour=0.5), *named("r1", "b", hour=9)]
+    folder = write_logs(tmp_path / "logs", shown("r1", "u1", "control", "ab"), clicks)
+    analysis = isthmus.ab(folder, attribution_h=1.0)
+    assert (counted(analysis, "control").num_clicks, analysis.trouble.too_late) == (1, 1)
 
 
 def test_repeated_feedback_counts_once_and_that_of_nothing_shown_not_at_all(tmp_path: Path) -> None:
@@ -312,7 +322,7 @@ def test_rows_that_stand_twice_are_refused(logs: Path) -> None:
     [
         ({"start": "yesterday"}, "--from 'yesterday': not a time; write 2026-11-01"),
         ({"start": "2026-11-02", "end": "2026-11-01"}, "is not before to"),
-        ({"start": "2027-01-01"}, "no impressions of 'trial' between --from and --to; the logs run from 2026-11-01T12"),
+        ({"start": "2027-01-01"}, "no impressions of 'trial' between --from and --to; they run from 2026-11-01T12"),
         ({"attribution_h": 0.0}, "attribution 0: must be above 0"),
         ({"attribution_h": 1e9}, "at most 8784 hours"),
         ({"segments": "none.csv"}, "none.csv: no such file"),
@@ -323,18 +333,23 @@ def test_what_cannot_be_asked_is_refused(logs: Path, asked: dict[str, Any], mess
         isthmus.ab(logs, **asked)
 
 
-def test_a_process_that_measures_loads_no_torch_and_tells_a_wrong_kind_of_revenue(logs: Path) -> None:
+def test_a_process_that_measures_loads_no_torch_takes_times_as_utc_and_tells_a_wrong_kind_of_revenue(
+    logs: Path,
+) -> None:
     # In a process without shape checks, as a user's is.
     code = f"""
 import sys, isthmus
-print(isthmus.ab({str(logs)!r}).experiment, "torch" in sys.modules)
+analysis = isthmus.ab({str(logs)!r}, start="2026-11-01T13:00")
+print(analysis.overview.rows_in_span, "torch" in sys.modules)
 try:
     isthmus.ab({str(logs)!r}, revenue="view")
 except isthmus.InputError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.splitlines() == ["trial False", "revenue: 'view' is none of 'click', 'order'"]
+    environment = {**os.environ, "TZ": "Asia/Tokyo"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    assert done.stdout.splitlines() == ["{'trial': 5} False", "revenue: 'view' is none of 'click', 'order'"]
     assert done.stderr == ""
 
 
@@ -402,3 +417,15 @@ def test_the_verb_prints_tables_or_json(logs: Path, tmp_path: Path, capsys: pyte
     assert told["counts"][0] | {"variant": "new", "users": 3, "revenue": 5.0} == told["counts"][0]
     assert main(["ab", str(tmp_path)]) == 2
     assert "no impressions-*.parquet" in capsys.readouterr().err
+
+
+def test_the_page_on_logs_shows_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = example_logs(tmp_path)
+    files = ("--trial", str(tmp_path / "trial.yaml"), "--segments", str(tmp_path / "users.csv"))
+    assert main(["ab", str(logs), *files]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    page = (Path(__file__).parents[2] / "docs" / "logs.md").read_text(encoding="utf-8")
+    shown_there = [line for line in page.split("```text\n")[1].split("```")[0].splitlines() if line not in ("", "...")]
+    assert [line for line in shown_there if line not in printed] == []
+    assert len(shown_there) > 15
+    assert sum(line.startswith("| ") for line in printed) == 4 + 18 + 60  # headers and rows, as the page says

@@ -12,7 +12,7 @@ from isthmus.errors import InputError
 
 
 def test_columns_are_read_as_text_from_any_form(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user": [7, 8], 'le"vel': [1.5, None]}), tmp_path / "users.parquet")
+    pq.write_table(pa.table({"user": [7, 8], 'le"vel': ["1.5", ""]}), tmp_path / "users.parquet")
     (tmp_path / "users.tsv").write_text('user\tle""vel\n7\t1.5\n8\t\n')
     for name in ("users.parquet", "users.tsv"):
         with duckdb.connect() as connection:

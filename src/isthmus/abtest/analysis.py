@@ -63,8 +63,9 @@ def analyse(logs: Path, question: Question) -> Analysis:
     with open_logs(logs, span) as counts:
         overview = counts.overview
         experiment = _chosen_experiment(logs, question.experiment, trial, overview)
+        segments = () if question.segments is None else counts.load_segments(question.segments)
         trouble = counts.count_experiment(experiment, question.revenue)
-        groups = counts.groups(question.segments)
+        groups = counts.groups(segments)
         bundles = counts.bundles(experiment)
     everyone = {group.variant: group for group in groups if group.by == "all domains"}
     if not everyone:
@@ -85,8 +86,8 @@ def analyse(logs: Path, question: Question) -> Analysis:
         revenue=question.revenue,
         start=start,
         end=end,
-        first=datetime.fromtimestamp(overview.first_us / US, UTC),
-        last=datetime.fromtimestamp(overview.last_us / US, UTC),
+        first=_time_of(overview.first_us[experiment]),
+        last=_time_of(overview.last_us[experiment]),
         metrics=metrics,
         counted=tuple(_counted(group, metrics) for group in ordered),
         compared=_compare(ordered, control, metrics),
@@ -121,6 +122,10 @@ def _microseconds(time: datetime | None) -> int | None:
     return (since.days * 86_400 + since.seconds) * US + since.microseconds
 
 
+def _time_of(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / US, UTC)
+
+
 def _chosen_experiment(logs: Path, name: str | None, trial: Experiment | None, overview: Overview) -> str:
     """The experiment's name, which has impressions in the span."""
     known = [experiment for experiment in overview.rows if experiment is not None]
@@ -138,10 +143,8 @@ def _chosen_experiment(logs: Path, name: str | None, trial: Experiment | None, o
         hint = did_you_mean(name, known) or (f"; there are {', '.join(known)}" if known else "; there is none at all")
         raise InputError(f"{logs}: no impressions of experiment {name!r}{hint}")
     if not overview.rows_in_span[name]:
-        first, last = (datetime.fromtimestamp(us / US, UTC).isoformat() for us in (overview.first_us, overview.last_us))
-        raise InputError(
-            f"{logs}: no impressions of {name!r} between --from and --to; the logs run from {first} to {last}"
-        )
+        first, last = (_time_of(times[name]).isoformat() for times in (overview.first_us, overview.last_us))
+        raise InputError(f"{logs}: no impressions of {name!r} between --from and --to; they run from {first} to {last}")
     return name
 
 

@@ -46,7 +46,7 @@ class Overview:
     Attributes:
         rows: impressions by experiment; None is none.
         rows_in_span: those of them whose time counts.
-        first_us, last_us: the first and the last impression's time, of all.
+        first_us, last_us: time of the first and of the last impression, by experiment.
         unmatched: feedback that names what was never shown, each (request, item, kind) once.
         repeated: feedback beyond the first of its request, item and kind.
         unknown_kind: feedback that is neither click nor order.
@@ -54,8 +54,8 @@ class Overview:
 
     rows: Mapping[str | None, int]
     rows_in_span: Mapping[str | None, int]
-    first_us: int
-    last_us: int
+    first_us: Mapping[str | None, int]
+    last_us: Mapping[str | None, int]
     unmatched: int
     repeated: int
     unknown_kind: int
@@ -146,7 +146,7 @@ class LogCounts:
             SELECT coalesce(i."user", i.request) AS id, i."user" IS NOT NULL AS has_id, i.variant, i.domain,
                 count(*) FILTER (i.position = 1) AS requests, count(*) AS impressions,
                 count(*) FILTER ({clicked}) AS clicks, count(*) FILTER ({ordered}) AS orders,
-                coalesce(sum(i.price) FILTER ({paid} AND isfinite(i.price)), 0) AS revenue,
+                coalesce(fsum(i.price) FILTER ({paid} AND isfinite(i.price)), 0) AS revenue,
                 count(*) FILTER ({paid} AND NOT coalesce(isfinite(i.price), false)) AS unpriced,
                 count(*) FILTER (isfinite(i.price)) AS priced,
                 count(*) FILTER ({clicked} AND f.click_us >= $end) + count(*) FILTER ({ordered} AND f.order_us >= $end)
@@ -188,11 +188,15 @@ class LogCounts:
             found.setdefault(str(variant), {})[str(bundle)] = count
         return found
 
-    def groups(self, segments: Path | None) -> list[Group]:
-        """The sums of every group: all domains, each domain, and each value of each column of the users' segments."""
+    def load_segments(self, file: Path) -> tuple[str, ...]:
+        """Take in a file of users and their segments; gives its columns. Errors are those of `load_segments`."""
+        return load_segments(self.connection, file)
+
+    def groups(self, segments: Sequence[str]) -> list[Group]:
+        """The sums of every group: all domains, each domain, and each value of each loaded column of segments."""
         groups = self._groups("all domains", "'all'", "per_user")
         groups += self._groups("domain", "domain", "per_user")
-        for name in () if segments is None else load_segments(self.connection, segments):
+        for name in segments:
             value = f"""CASE WHEN NOT p.has_id THEN '{NO_USER}' WHEN s."user" IS NULL THEN '{NOT_IN_FILE}'
                 ELSE coalesce(s.{quoted(name)}, '{EMPTY}') END"""
             rows = f'(SELECT p.*, {value} AS value FROM per_user p LEFT JOIN segment s ON p.has_id AND s."user" = p.id)'
@@ -200,8 +204,8 @@ class LogCounts:
         return groups
 
     def _groups(self, by: str, value: str, rows: str) -> list[Group]:
-        sums = [f"sum({name}::DOUBLE)" for name in QUANTITIES]
-        products = [f"sum({a}::DOUBLE * {b})" for a, b in PRODUCTS]
+        sums = [f"fsum({name}::DOUBLE)" for name in QUANTITIES]
+        products = [f"fsum({a}::DOUBLE * {b})" for a, b in PRODUCTS]
         found = self.rows(
             f"""
             SELECT value, variant, sum(requests), count(*) FILTER (clicks > 0), count(*) FILTER (orders > 0),
@@ -209,7 +213,7 @@ class LogCounts:
             FROM (
                 SELECT {value} AS value, variant, id, has_id, any_value(1) AS users, sum(requests) AS requests,
                     sum(impressions) AS impressions, sum(clicks) AS clicks, sum(orders) AS orders,
-                    sum(revenue) AS revenue
+                    fsum(revenue) AS revenue
                 FROM {rows} GROUP BY ALL)
             GROUP BY ALL ORDER BY 1, 2"""
         )
@@ -246,8 +250,8 @@ class LogCounts:
         return Overview(
             {row[0]: row[1] for row in counted},
             {row[0]: row[2] for row in counted},
-            min(row[3] for row in counted),
-            max(row[4] for row in counted),
+            {row[0]: row[3] for row in counted},
+            {row[0]: row[4] for row in counted},
             named - sum(row[5] for row in counted),
             repeated,
             unknown_kind,

@@ -69,7 +69,7 @@ class Analysis:
 
     Attributes:
         start, end: the span of impressions that was asked for.
-        first, last: the times of the first and the last impression in the logs.
+        first, last: the times of the experiment's first and last impression in the logs.
         sample_ratio: None without declared shares.
         bundles: impressions by variant and version of the bundle, in the order in which they came.
         attribution_h: hours in which feedback counts.
