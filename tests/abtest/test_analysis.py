@@ -296,6 +296,14 @@ def test_what_says_nothing_is_said_in_words(tmp_path: Path) -> None:
     assert json.loads(json.dumps(analysis.to_dict()))["differences"][0]["p_value"] is None
 
 
+def test_values_for_programs_have_no_digits_that_the_order_of_adding_decides(tmp_path: Path) -> None:
+    rows = [*shown("r1", "u1", "control", "abc"), *shown("r2", "u2", "control", "a"), *shown("r3", "u3", "new", "a")]
+    rows[0]["price"], rows[1]["price"] = 0.1, 0.2  # together .30000000000000004
+    told = isthmus.ab(write_logs(tmp_path / "logs", rows, named("r1", "ab"))).to_dict()
+    assert (told["counts"][0]["revenue"], told["counts"][0]["ppc"]) == (0.3, 0.15)
+    assert told["counts"][0]["users"] == 2
+
+
 def test_prices_that_are_no_numbers_are_none(tmp_path: Path) -> None:
     rows = [*shown("r1", "u1", "control", "abc"), *shown("r2", "u2", "new", "a")]
     rows[0]["price"], rows[1]["price"] = float("nan"), float("inf")

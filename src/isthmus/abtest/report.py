@@ -176,7 +176,7 @@ class Analysis:
         return row.difference.low is not None and row.num_users_with_event < FEW_USERS
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; sums have 12 digits and differences 9, for threads add in any order."""
         return {
             "experiment": self.experiment,
             "control": self.control,
@@ -196,37 +196,43 @@ class Analysis:
             },
             "metrics": {metric.name: metric.meaning for metric in self.metrics},
             "counts": [
-                {
-                    "by": row.key.by,
-                    "group": row.key.group,
-                    "variant": row.variant,
-                    "users": row.num_users,
-                    "requests_without_user": row.num_without_id,
-                    "requests": row.num_requests,
-                    "impressions": row.num_impressions,
-                    "clicks": row.num_clicks,
-                    "orders": row.num_orders,
-                    "revenue": row.revenue if self.trouble.priced else None,
-                    **row.values,
-                }
+                _rounded(
+                    {
+                        "by": row.key.by,
+                        "group": row.key.group,
+                        "variant": row.variant,
+                        "users": row.num_users,
+                        "requests_without_user": row.num_without_id,
+                        "requests": row.num_requests,
+                        "impressions": row.num_impressions,
+                        "clicks": row.num_clicks,
+                        "orders": row.num_orders,
+                        "revenue": row.revenue if self.trouble.priced else None,
+                        **row.values,
+                    },
+                    12,
+                )
                 for row in self.counted
             ],
             "differences": [
-                {
-                    "metric": row.metric,
-                    "by": row.key.by,
-                    "group": row.key.group,
-                    "variant": row.variant,
-                    "control_value": row.control_value,
-                    "variant_value": row.variant_value,
-                    "difference": row.difference.estimate,
-                    "low": row.difference.low,
-                    "high": row.difference.high,
-                    "p_value": row.difference.p_value,
-                    "p_holm": row.p_holm,
-                    "users_with_event": row.num_users_with_event,
-                    "why_no_interval": row.difference.why_no_interval or None,
-                }
+                _rounded(
+                    {
+                        "metric": row.metric,
+                        "by": row.key.by,
+                        "group": row.key.group,
+                        "variant": row.variant,
+                        "control_value": row.control_value,
+                        "variant_value": row.variant_value,
+                        "difference": row.difference.estimate,
+                        "low": row.difference.low,
+                        "high": row.difference.high,
+                        "p_value": row.difference.p_value,
+                        "p_holm": row.p_holm,
+                        "users_with_event": row.num_users_with_event,
+                        "why_no_interval": row.difference.why_no_interval or None,
+                    },
+                    9,
+                )
                 for row in self.compared
             ],
             "bundles": {variant: dict(found) for variant, found in self.bundles.items()},
@@ -286,6 +292,10 @@ class Analysis:
                 ]
             )
         return markdown_table([*header, "p (Holm)"], rows, num_left=4)
+
+
+def _rounded(row: dict[str, Any], digits: int) -> dict[str, Any]:
+    return {name: float(f"{value:.{digits}g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _figure(value: float | None) -> str:
