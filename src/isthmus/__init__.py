@@ -5,6 +5,7 @@ A path may be a text; an id of a user or an item always is one.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -13,6 +14,7 @@ from isthmus.errors import InputError
 from isthmus.files import AnyPath, optional_path
 
 if TYPE_CHECKING:
+    import isthmus.abtest.report
     import isthmus.api
     import isthmus.data.audit
     import isthmus.data.dataset
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputError",
+    "ab",
     "audit",
     "bundle",
     "compare",
@@ -61,44 +64,11 @@ def ingest(name: str, source: AnyPath, out: AnyPath, *, seed: int = 0) -> Path:
             categories; `taobao`, advertisements and recommendations; `ali_ccp` and `kuairand`, impressions by scenario.
         seed: of what the data set leaves to chance, such as candidate lists that it does not give.
     """
-    source, out = Path(source), Path(out)
-    match name:
-        case "xmrec":
-            from isthmus.data.public.xmrec import ingest_xmrec
+    if name not in PUBLIC_DATA:
+        raise InputError(f"{name}: unknown data set; known are {', '.join(PUBLIC_DATA)}")
+    from isthmus.data.public.catalogue import ingest_public
 
-            return ingest_xmrec(source, out, seed=seed)
-        case "epinions":
-            from isthmus.data.public.epinions import ingest_epinions
-
-            return ingest_epinions(source, out, seed=seed)
-        case "grocery_kitchen" | "movie_book" | "kg_books_movies":
-            from isthmus.data.public import amazon_pairs
-
-            match name:
-                case "grocery_kitchen":
-                    return amazon_pairs.ingest_grocery_kitchen(source, out)
-                case "movie_book":
-                    return amazon_pairs.ingest_movie_book(source, out)
-                case "kg_books_movies":
-                    return amazon_pairs.ingest_kg_books_movies(source, out)
-        case "amazon_reviews":
-            from isthmus.data.public.amazon_reviews import ingest_amazon_reviews
-
-            return ingest_amazon_reviews(source, out)
-        case "taobao":
-            from isthmus.data.public.taobao import ingest_taobao
-
-            return ingest_taobao(source, out)
-        case "ali_ccp":
-            from isthmus.data.public.impression_logs import ingest_ali_ccp
-
-            return ingest_ali_ccp(source, out)
-        case "kuairand":
-            from isthmus.data.public.impression_logs import ingest_kuairand
-
-            return ingest_kuairand(source, out)
-        case _:
-            raise InputError(f"{name}: unknown data set; known are {', '.join(PUBLIC_DATA)}")
+    return ingest_public(name, Path(source), Path(out), seed=seed)
 
 
 def init(logs: AnyPath | Sequence[AnyPath]) -> tuple[str, list[str]]:
@@ -366,6 +336,28 @@ def rollback(place: AnyPath, *, allow_changed_schema: bool = False) -> str:
     from isthmus.serving.publishing import rollback as roll_back
 
     return roll_back(Path(place), allow_changed_schema=allow_changed_schema)
+
+
+def ab(
+    logs: AnyPath,
+    *,
+    experiment: str | None = None,
+    control: str | None = None,
+    trial: AnyPath | None = None,
+    segments: AnyPath | None = None,
+    revenue: Literal["click", "order"] = "click",
+    start: datetime | str | None = None,
+    end: datetime | str | None = None,
+    attribution_h: float | None = None,
+) -> "isthmus.abtest.report.Analysis":
+    """Measure an experiment from a server's folder of logs: CTR, PPC and RPM by variant, domain and segment.
+
+    Arguments as of `isthmus.abtest.analysis.Question`; docs/logs.md has an example and what is counted how.
+    """
+    from isthmus.abtest.analysis import Question, analyse
+
+    trial, segments = optional_path(trial), optional_path(segments)
+    return analyse(Path(logs), Question(experiment, control, trial, segments, revenue, start, end, attribution_h))
 
 
 def reproduce(

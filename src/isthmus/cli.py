@@ -40,6 +40,7 @@ VERBS = {
     "serve": "answer requests from a bundle over HTTP",
     "publish": "let a serving place name a bundle, which its servers then take",
     "rollback": "let a serving place name the bundle before",
+    "ab": "measure an experiment from a server's logs: CTR, PPC and RPM by variant, domain and segment",
     "reproduce": "make a published table again",
     "demo": "run everything once",
 }
@@ -60,6 +61,7 @@ EXAMPLES = {
     "serve": "bundle --port 8000 --events events.db",
     "publish": "bundle place",
     "rollback": "place",
+    "ab": "logs --trial trial.yaml --segments users.csv",
     "reproduce": "adi-table-3 --data wsdm22_cup_xmrec --out results --quick",
     "demo": "--out demo",
 }
@@ -269,7 +271,7 @@ def run_verb(given: argparse.Namespace) -> int:
             print(f"{given.out}: {num_rows} rows written")
         case "recommend":
             _recommend(given)
-        case "bundle" | "serve" | "publish" | "rollback":
+        case "bundle" | "serve" | "publish" | "rollback" | "ab":
             run_serving_verb(given)
         case "reproduce":
             report = isthmus.reproduce(

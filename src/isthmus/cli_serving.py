@@ -1,4 +1,4 @@
-"""The verbs of serving: bundle, serve, publish, rollback."""
+"""The verbs of serving: bundle, serve, publish, rollback, and ab, which reads what serving logs."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import isthmus
 from isthmus.errors import InputError
+from isthmus.files import json_text
 
 TOKEN = "ISTHMUS_TOKEN"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -23,6 +24,7 @@ def add_serving_arguments(verb: Mapping[str, argparse.ArgumentParser]) -> None:
     for name in ("publish", "rollback"):
         verb[name].add_argument("place", type=Path, metavar="PLACE", help="the folder that servers are given")
         _allow_changed_schema(verb[name])
+    _add_ab(verb["ab"])
 
 
 def run_serving_verb(given: argparse.Namespace) -> None:
@@ -37,6 +39,8 @@ def run_serving_verb(given: argparse.Namespace) -> None:
         case "rollback":
             version = isthmus.rollback(given.place, allow_changed_schema=given.allow_changed_schema)
             print(f"{given.place}: names bundle {version} again")
+        case "ab":
+            _ab(given)
         case other:
             raise AssertionError(other)
 
@@ -180,3 +184,39 @@ def _serve(given: argparse.Namespace) -> None:
     finally:
         if shared is not None:
             shutil.rmtree(shared, ignore_errors=True)
+
+
+def _add_ab(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("logs", type=Path, metavar="LOGS", help="the folder that serve --log-folder wrote")
+    verb.add_argument("--experiment", metavar="NAME", help="which one, where the logs have several")
+    verb.add_argument("--control", metavar="VARIANT", help="what others are compared with (default: the trial's first)")
+    verb.add_argument(
+        "--trial", type=Path, metavar="FILE", help="the experiment's YAML file, to check that users came in its shares"
+    )
+    verb.add_argument(
+        "--segments", type=Path, metavar="FILE", help="users and their segments: a column user, others beside it"
+    )
+    verb.add_argument(
+        "--revenue", choices=("click", "order"), default="click", help="what brings an item's price (default: click)"
+    )
+    verb.add_argument("--from", dest="start", metavar="ISO", help="the first time of impressions; UTC without a zone")
+    verb.add_argument("--to", dest="end", metavar="ISO", help="the time before which impressions are")
+    verb.add_argument(
+        "--attribution", type=float, metavar="HOURS", help="after an impression in which its feedback counts"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON, not tables")
+
+
+def _ab(given: argparse.Namespace) -> None:
+    analysis = isthmus.ab(
+        given.logs,
+        experiment=given.experiment,
+        control=given.control,
+        trial=given.trial,
+        segments=given.segments,
+        revenue=given.revenue,
+        start=given.start,
+        end=given.end,
+        attribution_h=given.attribution,
+    )
+    print(json_text(analysis.to_dict()) if given.json else analysis.to_markdown())
