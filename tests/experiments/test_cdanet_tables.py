@@ -99,7 +99,7 @@ def test_all_categories_stand_beside_two_domains_on_the_same_test_rows(ratings: 
         for domains in ("", " (on two domains)")
     ]
     assert elsewhere[0] >= elsewhere[1]
-    assert "1 splits" in content["notes"][0]
+    assert "1 split;" in content["notes"][0]
     compared = {note.split(": ")[0] for note in content["notes"] if note.startswith(f"{FINE_TUNE}, statistics, less")}
     beside = f"{FINE_TUNE}, statistics, less"
     assert compared == {
@@ -147,8 +147,8 @@ def test_a_figure_has_a_point_for_every_value_and_takes_the_tables_search(rating
     methods = [row["method"] for row in content["rows"]]
     classical, methods = methods[: len(NEW_USERS_REFERENCES)], methods[len(NEW_USERS_REFERENCES) :]
     assert methods == [
-        f"{MAIN}, alpha 0.001",
         FINE_TUNE,
+        f"{MAIN}, alpha 0.001",
         f"{MAIN}, alpha 10",
         f"{MAIN}, beta 0.0001",
         f"{MAIN}, beta 1",
