@@ -166,8 +166,8 @@ def calibration_error(result: RankingResult, num_bins: int = NUM_BINS) -> Float[
         return torch.tensor(float("nan"), dtype=torch.float64)
     probability, order = result.logit.sigmoid().sort()
     _, place, count = torch.unique_consecutive(probability, return_inverse=True, return_counts=True)
-    observed = torch.zeros_like(count, dtype=torch.float64).index_add_(0, place, result.label[order].double()) / count
-    label = observed[place]
+    observed = torch.zeros_like(count, dtype=torch.float64).index_add_(0, place, result.label[order].double())
+    label: Tensor = (observed / count)[place]
     edges = torch.linspace(0, label.numel(), num_bins + 1).round().long().diff()
     sizes = edges.tolist()
     parts = zip(torch.split(probability, sizes), torch.split(label, sizes), strict=True)
