@@ -1,7 +1,9 @@
 import errno
 import hashlib
+import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv as pacsv
@@ -259,6 +261,44 @@ def test_replaces_a_dataset_but_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an output of this command"):
         prepare(log, tmp_path / "log")
     assert (tmp_path / "log" / "events.csv").read_text() == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("manifest", "is_replaced"),
+    [
+        ({"format": 0}, True),
+        ({"format": "1.0"}, True),
+        ({"kind": "isthmus bundle"}, False),
+        ({"schema_hash": None}, False),
+        ({"files": []}, False),
+        (None, False),
+    ],
+)
+def test_a_manifest_alone_makes_no_dataset(tmp_path: Path, manifest: dict[str, Any] | None, is_replaced: bool) -> None:
+    """Bundles and web pages have a file of that name too; a dataset of another format is still one."""
+    log = write_log(tmp_path / "log")
+    file = prepare(log, tmp_path / "out").path / "manifest.json"
+    first = file.read_text()
+    changed = {key: value for key, value in (json.loads(first) | (manifest or {})).items() if value is not None}
+    file.write_text("no JSON" if manifest is None else json.dumps(changed))
+    if is_replaced:
+        prepare(log, tmp_path / "out")
+        assert file.read_text() == first
+        return
+    before = checksums(tmp_path / "out")
+    with pytest.raises(InputError, match="out: exists and is not an output of this command"):
+        prepare(log, tmp_path / "out")
+    assert checksums(tmp_path / "out") == before
+
+
+def test_a_file_of_ones_own_in_a_dataset_is_not_lost(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    prepare(log, tmp_path / "out")
+    for name in ("more.txt", "events/notes.txt"):
+        (tmp_path / "out" / name).write_text("precious")
+    with pytest.raises(InputError, match=r"out: 'events/notes.txt' in it was not written by this command, nor 1 more"):
+        prepare(log, tmp_path / "out")
+    assert (tmp_path / "out" / "more.txt").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
