@@ -12,7 +12,7 @@ import duckdb
 import ibis
 
 from isthmus.data.text_files import DELIMITERS, first_mistake, require_distinct_columns
-from isthmus.errors import InputError, did_you_mean
+from isthmus.errors import InputError, did_you_mean, joined_names
 from isthmus.schema import Clock, EventLog
 
 # Ibis is untyped to the checker: a table, a column, a connection.
@@ -25,6 +25,8 @@ SECONDS_LIMIT = 1e11  # the year 5138; a larger time is in milliseconds or finer
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 ISO_EXAMPLE = "2026-11-30T12:00:00Z"
 ISO_TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
+ENDINGS, LISTED_ENDINGS = (".parquet", *DELIMITERS), ".parquet, .csv or .tsv"
+MOST_NAMED = 20
 IF_UNKNOWN = "correct it, or leave it empty if it is unknown"
 
 
@@ -54,7 +56,7 @@ class Source:
     def require(self, column: str, key: str) -> None:
         """Raises InputError where the files have no such column; `key` is the YAML's key that names it."""
         if column not in self.table.columns:
-            hint = did_you_mean(column, self.table.columns) or f"; they have {', '.join(self.table.columns)}"
+            hint = did_you_mean(column, self.table.columns) or f"; they have {joined_names(self.table.columns)}"
             raise InputError(f"{_names(self.files)}: no column {column!r} ({self.key}.{key}){hint}")
 
     def text(self, column: str, key: str) -> Value:
@@ -204,6 +206,11 @@ def open_source(connection: Connection, names: Sequence[str], folder: Path, key:
             raise InputError(f"{folder / name}: no file matches ({key}.files)")
         files.extend(found)
     for file in files:
+        if file.is_dir():
+            within = sorted(one.name for one in file.iterdir() if one.suffix.lower() in ENDINGS)
+            more = f" and {len(within) - MOST_NAMED} more" if len(within) > MOST_NAMED else ""
+            there = f"such as {joined_names(within[:MOST_NAMED])}{more}" if within else f"no {LISTED_ENDINGS} is there"
+            raise InputError(f"{file}: is a folder; give files of it ({key}.files), {there}")
         if not file.is_file():
             beside = [other.name for other in file.parent.iterdir()] if file.parent.is_dir() else []
             raise InputError(f"{file}: no such file ({key}.files){did_you_mean(file.name, beside)}")
@@ -239,7 +246,7 @@ def open_files(connection: Connection, files: tuple[Path, ...], key: str) -> Sou
                     union_by_name=len(paths) > 1,
                 )
             case other:
-                raise InputError(f"{files[0]}: ending {other!r} is not known ({key}.files); .parquet, .csv or .tsv")
+                raise InputError(f"{files[0]}: ending {other!r} is not known ({key}.files); {LISTED_ENDINGS}")
         if table.limit(1).count().to_pyarrow().as_py() == 0:
             raise InputError(f"{_names(files)}: no rows, only a header ({key}.files)")
     return Source(key, files, table, connection)

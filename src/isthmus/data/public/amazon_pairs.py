@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
-from isthmus.errors import InputError
+from isthmus.errors import InputError, joined_names
 
 PER_POSITIVE = 5
 
@@ -99,7 +99,7 @@ def _atomic(source: Path, name: str, wanted: Sequence[str]) -> pa.Table:
     )
     table = table.rename_columns([column.split(":")[0] for column in table.column_names])
     if missing := set(wanted) - set(table.column_names):
-        raise InputError(f"{found[0]}: no column {sorted(missing)[0]!r}; it has {', '.join(table.column_names)}")
+        raise InputError(f"{found[0]}: no column {sorted(missing)[0]!r}; it has {joined_names(table.column_names)}")
     return table
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from scipy.io import loadmat
 
 from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
-from isthmus.errors import InputError, did_you_mean
+from isthmus.errors import InputError, did_you_mean, joined_names
 
 NAME = "epinions"
 POSITIVE_RATING = 4
@@ -118,7 +118,7 @@ def _parquet(source: Path) -> tuple[pa.Table, dict[int, str]]:
         raise InputError(f"{file}: missing; it names the categories (columns category and name)")
     listed = pacsv.read_csv(file, parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False)).to_pydict()
     if set(listed) != {"category", "name"}:
-        raise InputError(f"{file}: columns category and name are wanted, it has {', '.join(listed)}")
+        raise InputError(f"{file}: columns category and name are wanted, it has {joined_names(listed)}")
     table = pq.read_table(source / "ratings.parquet")
     if missing := {"user", "item", "category", "rating"} - set(table.column_names):
         raise InputError(f"{source / 'ratings.parquet'}: no column {sorted(missing)[0]!r}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from isthmus.data.written_log import new_log_folder
-from isthmus.errors import InputError
+from isthmus.errors import InputError, joined_names
 
 FULL = os.strerror(errno.ENOSPC)  # DuckDB's errors have the system's words, and no number
 
@@ -64,7 +64,7 @@ class NativeFiles:
         except duckdb.Error as error:
             raise unreadable(files, error) from error
         if missing := [column for column in wanted if column not in {one.strip() for one in found}]:
-            raise InputError(f"{files[0]}: no column {missing[0]!r}; it has {', '.join(found)}")
+            raise InputError(f"{files[0]}: no column {missing[0]!r}; it has {joined_names(found)}")
         columns = ", ".join(f"{identifier(one)} AS {identifier(one.strip())}" for one in found)
         self.connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {rows}")
         return [one.strip() for one in found]
