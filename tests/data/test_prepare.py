@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
         ["log", *(["out"] if earlier != "nothing" else [])]
     )
+
+
+def test_a_dataset_is_shown_as_a_line(tmp_path: Path) -> None:
+    dataset = prepare(write_log(tmp_path / "log"), tmp_path / "out")
+    assert repr(dataset) == f"Dataset({str(tmp_path / 'out')!r}, 'small' with 10 positives in a, b)"
+    lines = "".join(f"u{n % 7},i{n % 5},{'abcdefg'[n % 7]},{n},{int(n % 3 > 0)}\n" for n in range(2100))
+    many = declaration(domains={name: {} for name in "abcdefg"}, ranking={"negatives": "explicit"})
+    many["events"]["positive"] = {"column": "clicked"}
+    shown = repr(
+        prepare(write_log(tmp_path / "many", many, events="user,item,domain,time,clicked\n" + lines), tmp_path / "m")
+    )
+    assert re.search(r"'small' with [0-9,]+ positives and 2,100 labelled rows in a, b, c, d, e and 2 more\)$", shown)
 
 
 def test_replaces_a_dataset_but_nothing_else(tmp_path: Path) -> None:
