@@ -29,7 +29,8 @@ class TrainingSettings(BaseModel):
 
     negatives: where a row's negatives come from, always within its own domain: the whole corpus (`full`), drawn
         uniformly or by `popularity`, the batch's other positives (`in_batch`), or these and uniform ones (`mixed`).
-    num_negatives: how many are drawn a domain and step; a corpus that is no larger is taken whole instead.
+    num_negatives: how many are drawn a domain and step; by `uniform` a corpus that is no larger is taken whole
+        instead, by `popularity` and `mixed` as many are drawn from it, with repeats.
     positive_weight: how the positive stands in the softmax's denominator: by the `letter` of ADI eq. 5, or as often
         as the draws hold it in expectation.
     temperature: divides the score.
