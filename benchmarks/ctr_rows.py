@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+NAME = "made-ctr-rows"
 DOMAINS = ("a", "b", "c")
 PARTS = ("train", "valid", "test")
 SHARES = (0.65, 0.08, 0.27)
@@ -128,7 +128,7 @@ def write_log(rows: CTRRows, out: Path) -> Path:
     import pyarrow as pa  # 30 MiB that no process that trains holds
     import pyarrow.parquet as pq
 
-    from isthmus.data.write import new_folder
+    from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 
     part = np.repeat(["train", "valid", "test"], [len(range(*rows.part(p).indices(rows.num_rows))) for p in PARTS])
     table = {
@@ -139,7 +139,7 @@ def write_log(rows: CTRRows, out: Path) -> Path:
         "part": pa.array(part),
     }
     declaration = {
-        "name": "made-ctr-rows",
+        "name": NAME,
         "events": {
             "files": ["events.parquet"],
             "user": "user_id",
@@ -158,7 +158,7 @@ def write_log(rows: CTRRows, out: Path) -> Path:
         "split": {"by": "given", "column": "part"},
         "ranking": {"negatives": "explicit"},
     }
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, NAME) as temporary:
         pq.write_table(pa.table(table), temporary / "events.parquet")
-        (temporary / "log.yaml").write_text(yaml.safe_dump(declaration, sort_keys=False), encoding="utf-8")
-    return out / "log.yaml"
+        write_declaration(declaration, temporary)
+    return out / DECLARATION

@@ -205,12 +205,20 @@ def test_training_says_its_lines_where_it_is_told_to(tiny_dataset: Dataset, tmp_
 def test_a_bundle_takes_no_other_folders_place(run: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(tiny_dataset.path, tmp_path / "dataset"))
     before = sorted(dataset.rglob("*"))
-    with pytest.raises(isthmus.InputError, match="dataset: holds something else than a bundle; give another path"):
+    with pytest.raises(
+        isthmus.InputError, match="dataset: exists and is not an output of this command; give another path"
+    ):
         isthmus.bundle(run, dataset, with_onnx=False)
     assert sorted(dataset.rglob("*")) == before
     made = isthmus.bundle(run, tmp_path / "bundle", with_onnx=False)
-    (tmp_path / "bundle" / "retrieval" / "more").touch()
     assert isthmus.bundle(run, tmp_path / "bundle", with_onnx=False).retrieval == made.retrieval
+    (tmp_path / "bundle" / "retrieval" / "more").touch()
+    with pytest.raises(isthmus.InputError, match="bundle: 'retrieval/more' in it was not written by this command"):
+        isthmus.bundle(run, tmp_path / "bundle", with_onnx=False)
+    (tmp_path / "bundle" / "retrieval" / "more").unlink()
+    (tmp_path / "bundle" / "manifest.json").write_text('{"name": "a page, which names no isthmus bundle"}')
+    with pytest.raises(isthmus.InputError, match="bundle: exists and is not an output of this command"):
+        isthmus.bundle(run, tmp_path / "bundle", with_onnx=False)
 
 
 def test_an_unknown_domain_is_an_error_and_never_an_answer(run: Path) -> None:

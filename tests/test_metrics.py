@@ -161,16 +161,18 @@ def test_macro_counts_domains_the_same_and_traffic_weights_them() -> None:
     values = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0])
     means = domain_means(values, torch.tensor([0, 0, 0, 0, 1]), 2)
     assert means.tolist() == [0.25, 1.0]
-    assert macro_mean(means, ["near", "far"]).item() == 0.625
-    assert traffic_weighted_mean(means, torch.tensor([4.0, 1.0]), ["near", "far"]).item() == pytest.approx(0.4)
+    assert macro_mean(means, ["near", "far"], metric="auc").item() == 0.625
+    assert traffic_weighted_mean(
+        means, torch.tensor([4.0, 1.0]), ["near", "far"], metric="auc"
+    ).item() == pytest.approx(0.4)
 
 
 def test_a_domain_without_rows_is_named_and_left_out() -> None:
     means = domain_means(torch.tensor([0.5, 1.0]), torch.tensor([0, 2]), 3)
-    with pytest.warns(UserWarning, match="no value: empty$"):
-        assert macro_mean(means, ["one", "empty", "two"]).item() == 0.75
-    with pytest.warns(UserWarning, match="no value: empty$"):
-        weighted = traffic_weighted_mean(means, torch.tensor([1.0, 5.0, 3.0]), ["one", "empty", "two"])
+    with pytest.warns(UserWarning, match="no value: empty [(]auc[)]$"):
+        assert macro_mean(means, ["one", "empty", "two"], metric="auc").item() == 0.75
+    with pytest.warns(UserWarning, match="no value: empty [(]auc[)]$"):
+        weighted = traffic_weighted_mean(means, torch.tensor([1.0, 5.0, 3.0]), ["one", "empty", "two"], metric="auc")
     assert weighted.item() == pytest.approx((0.5 + 3) / 4)
 
 

@@ -25,7 +25,7 @@ from isthmus.evaluation.ranking_summary import (
 from isthmus.evaluation.retrieval import RetrievalResult, TwoTowerScorer, evaluate_retrieval
 from isthmus.evaluation.summary import SavedResult, Summary, load_result, save_result, summarise
 from isthmus.files import AnyPath, alone_in, optional_path
-from isthmus.metrics import domain_means, macro_mean
+from isthmus.metrics import domain_means, macro_means
 from isthmus.models.ranker import is_for_targets_alone
 from isthmus.models.two_tower import TwoTower
 from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, read_any_settings
@@ -115,7 +115,7 @@ class Run:
         result = evaluate_retrieval(scorer, self.dataset, "valid")
         names = self.dataset.schema.domain_names
         means = {name: domain_means(values, result.domain, len(names)) for name, values in result.metrics.items()}
-        return selection_value({name: float(macro_mean(values, names)) for name, values in means.items()})
+        return selection_value(macro_means(means, names, rows="validation"))
 
 
 @dataclass(frozen=True, repr=False)

@@ -43,16 +43,12 @@ def bundle(
         InputError: a run cannot be opened, the runs do not fit each other, or `out` holds something else than a bundle.
     """
     from isthmus.serving.bundle import RankingParts, RetrievalParts, write_bundle
-    from isthmus.serving.bundle_files import KIND, MANIFEST, Shard
+    from isthmus.serving.bundle_files import Shard
 
     if drift_rows < 0:
         raise InputError(f"drift_rows: {drift_rows} is below 0")
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard: {shard[0]}/{shard[1]} is none; of n there are 0/n to (n - 1)/n")
-    manifest = out / MANIFEST
-    if manifest.is_file() and KIND not in manifest.read_text(encoding="utf-8", errors="replace"):
-        # A dataset has a file of that name too, and would be replaced.
-        raise InputError(f"{out}: holds something else than a bundle; give another path or move it away")
     run = Run.open(retrieval, dataset, device="cpu")
     parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
     click = None

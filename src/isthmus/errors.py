@@ -37,6 +37,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
+def joined_names(names: Iterable[str]) -> str:
+    """Names joined by commas, one that holds a comma itself in quotes."""
+    return ", ".join(repr(name) if "," in name else name for name in names)
+
+
 def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
     """What is wrong with a settings file, one line a mistake: file, key, value and what is allowed.
 

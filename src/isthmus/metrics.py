@@ -1,7 +1,7 @@
 """Metrics of retrieval and ranking, and the statistics that compare two runs: tensors in, tensors out."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,16 +163,30 @@ def domain_means(
     return total / torch.bincount(domain, minlength=num_domains)
 
 
-def macro_mean(value: Float[Tensor, " domain"], names: Sequence[str]) -> Float[Tensor, ""]:
+def macro_mean(value: Float[Tensor, " domain"], names: Sequence[str], *, metric: str) -> Float[Tensor, ""]:
     """Mean over domains, each counting the same; a domain whose value is NaN is named in a warning and left out."""
-    return value[_has_value(value, names)].mean()
+    _warn_of_missing({metric: value}, names, "")
+    return value[~value.isnan()].mean()
+
+
+def macro_means(
+    values: Mapping[str, Float[Tensor, " domain"]], names: Sequence[str], *, rows: str = ""
+) -> dict[str, float]:
+    """Each metric's mean over domains as by `macro_mean`, with one warning for all of them.
+
+    Args:
+        rows: which rows the values are of, for the warning.
+    """
+    _warn_of_missing(values, names, rows)
+    return {metric: float(value[~value.isnan()].mean()) for metric, value in values.items()}
 
 
 def traffic_weighted_mean(
-    value: Float[Tensor, " domain"], traffic: Float[Tensor, " domain"], names: Sequence[str]
+    value: Float[Tensor, " domain"], traffic: Float[Tensor, " domain"], names: Sequence[str], *, metric: str
 ) -> Float[Tensor, ""]:
     """Mean over domains weighted by traffic (rows, users or impressions); NaN domains are left out as in the macro."""
-    kept = _has_value(value, names)
+    _warn_of_missing({metric: value}, names, "")
+    kept = ~value.isnan()
     return (value[kept] * traffic[kept]).sum() / traffic[kept].sum()
 
 
@@ -280,12 +294,15 @@ def _hits(retrieved: Int[Tensor, "user k"], clicked: Int[Tensor, "user click"]) 
     return ((retrieved[:, :, None] == clicked[:, None, :]) & (clicked != -1)[:, None, :]).any(dim=2)
 
 
-def _has_value(value: Float[Tensor, " domain"], names: Sequence[str]) -> Bool[Tensor, " domain"]:
-    missing = value.isnan()
-    if bool(missing.any()):
-        left_out = ", ".join(names[number] for number in missing.nonzero()[:, 0].tolist())
-        warnings.warn(f"left out of the mean over domains, having no value: {left_out}", stacklevel=3)
-    return ~missing
+def _warn_of_missing(values: Mapping[str, Float[Tensor, " domain"]], names: Sequence[str], rows: str) -> None:
+    metrics_of: dict[str, list[str]] = {}
+    for metric, value in values.items():
+        for number in value.isnan().nonzero()[:, 0].tolist():
+            metrics_of.setdefault(names[number], []).append(metric)
+    if metrics_of:
+        left_out = "; ".join(f"{domain} ({', '.join(metrics)})" for domain, metrics in metrics_of.items())
+        of_rows = f"{rows}: " if rows else ""
+        warnings.warn(f"{of_rows}left out of the mean over domains, having no value: {left_out}", stacklevel=3)
 
 
 def _require_numbers(number: Int[Tensor, " row"], count: int, what: str) -> None:

@@ -46,6 +46,13 @@ class Positive(Declared):
         return self
 
 
+class Clock(Declared):
+    """The log's column of times, and what its numbers count; timestamps and ISO 8601 text say that themselves."""
+
+    column: Name
+    unit: Literal["s", "ms", "us"] = "s"
+
+
 class EventLog(Declared):
     """The log: files (Parquet, CSV or TSV, by their ending; paths relative to the YAML) and its columns."""
 
@@ -53,7 +60,7 @@ class EventLog(Declared):
     user: Name
     item: Name
     domain: Name
-    time: Name | None = None  # seconds since 1970, or any number that only orders a user's events
+    time: Name | Clock | None = None  # seconds since 1970, or any number that only orders a user's events; ISO 8601
     positive: Positive | None = None  # None: every row is a positive
 
 
@@ -89,9 +96,8 @@ class FieldSpec(Declared):
     source: the feature table that has the column; `events` (the default): the log itself. A user's or an item's value
         is then that of its latest training row.
     domains: the domains that have the field; None: all.
-    vocabulary, table: fields that name the same vocabulary share the numbering of values, those that name the same
-        table share the embeddings too. Both default to the field's own name; `id` has its side's vocabulary,
-        `history` that of the items.
+    vocabulary, table: fields of the same vocabulary share the numbering of values, those of the same table share the
+        embeddings too. Both default to the field's own name; `id` has its side's vocabulary, `history` the items'.
     scope: of a history or a statistic: the user's positives, or the labels, of the row's `own` domain, of all `other`
         domains, or of `all`.
     dim, vectors: of a text: how many numbers its vector has (TF-IDF and truncated SVD fitted on training texts), or a
@@ -200,8 +206,7 @@ class SampledNegatives(Declared):
     """Negatives drawn for each positive, in its domain and at its time, among items the user has not taken.
 
     draw: `uniform` over items, by `popularity` in training, or from the items of other positives of the same split and
-        domain that lie within `window` positives before or after it in time (`time_window`), so that popularity at the
-        time says nothing.
+        domain that lie within `window` positives before or after it in time (`time_window`): popularity says nothing.
     items: of a uniform draw: those that training has in the domain, or `all` that the log has there.
     """
 
@@ -326,9 +331,7 @@ class Schema(Declared):
             if field.side in ("context", "row") and field.source != "events":
                 raise ValueError(f"{where}.source: a {field.side} field comes from the log, not from {field.source!r}")
             if field.side in ("context", "row") and field.name in EVENT_COLUMNS:
-                raise ValueError(
-                    f"{where}: a {field.side} field cannot have this name; use 'column' for the log's name"
-                )
+                raise ValueError(f"{where}: no {field.side} field can have this name; use 'column' for the log's name")
             is_read = field.source == "events" and field.kind not in ("id", "history", "statistic")
             label = None if self.ranking is None or self.events.positive is None else self.events.positive.column
             if is_read and field.column_name == label:

@@ -1,7 +1,10 @@
 import errno
 import hashlib
+import json
+import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv as pacsv
@@ -252,6 +255,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+def test_a_dataset_is_shown_as_a_line(tmp_path: Path) -> None:
+    dataset = prepare(write_log(tmp_path / "log"), tmp_path / "out")
+    assert repr(dataset) == f"Dataset({str(tmp_path / 'out')!r}, 'small' with 10 positives in a, b)"
+    lines = "".join(f"u{n % 7},i{n % 5},{'abcdefg'[n % 7]},{n},{int(n % 3 > 0)}\n" for n in range(2100))
+    many = declaration(domains={name: {} for name in "abcdefg"}, ranking={"negatives": "explicit"})
+    many["events"]["positive"] = {"column": "clicked"}
+    shown = repr(
+        prepare(write_log(tmp_path / "many", many, events="user,item,domain,time,clicked\n" + lines), tmp_path / "m")
+    )
+    assert re.search(r"'small' with [0-9,]+ positives and 2,100 labelled rows in a, b, c, d, e and 2 more\)$", shown)
+
+
 def test_replaces_a_dataset_but_nothing_else(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     first = checksums(prepare(log, tmp_path / "out").path)
@@ -259,6 +274,44 @@ def test_replaces_a_dataset_but_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an output of this command"):
         prepare(log, tmp_path / "log")
     assert (tmp_path / "log" / "events.csv").read_text() == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("manifest", "is_replaced"),
+    [
+        ({"format": 0}, True),
+        ({"format": "1.0"}, True),
+        ({"kind": "isthmus bundle"}, False),
+        ({"schema_hash": None}, False),
+        ({"files": []}, False),
+        (None, False),
+    ],
+)
+def test_a_manifest_alone_makes_no_dataset(tmp_path: Path, manifest: dict[str, Any] | None, is_replaced: bool) -> None:
+    """Bundles and web pages have a file of that name too; a dataset of another format is still one."""
+    log = write_log(tmp_path / "log")
+    file = prepare(log, tmp_path / "out").path / "manifest.json"
+    first = file.read_text()
+    changed = {key: value for key, value in (json.loads(first) | (manifest or {})).items() if value is not None}
+    file.write_text("no JSON" if manifest is None else json.dumps(changed))
+    if is_replaced:
+        prepare(log, tmp_path / "out")
+        assert file.read_text() == first
+        return
+    before = checksums(tmp_path / "out")
+    with pytest.raises(InputError, match="out: exists and is not an output of this command"):
+        prepare(log, tmp_path / "out")
+    assert checksums(tmp_path / "out") == before
+
+
+def test_a_file_of_ones_own_in_a_dataset_is_not_lost(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    prepare(log, tmp_path / "out")
+    for name in ("more.txt", "events/notes.txt"):
+        (tmp_path / "out" / name).write_text("precious")
+    with pytest.raises(InputError, match=r"out: 'events/notes.txt' in it was not written by this command, nor 1 more"):
+        prepare(log, tmp_path / "out")
+    assert (tmp_path / "out" / "more.txt").read_text() == "precious"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ MISTAKES = (
     Mistake("time is text", ("row 4", "'time'", "'noon'"), files={"events": EVENTS.replace(",4,", ",noon,")}),
     Mistake("time is missing", ("row 4", "'time'"), files={"events": EVENTS.replace(",4,", ",,")}),
     Mistake(
-        "milliseconds", ("1700000000000", "divide by 1000"), files={"events": EVENTS.replace(",4,", ",1700000000000,")}
+        "milliseconds",
+        ("1700000000000", "{column: time, unit: ms}"),
+        files={"events": EVENTS.replace(",4,", ",1700000000000,")},
     ),
     Mistake("infinite number", ("row 2", "price", "'inf'"), files={"items": ITEMS.replace(",20,", ",inf,")}),
     Mistake("not a number", ("row 2", "price", "'nan'"), files={"items": ITEMS.replace(",20,", ",nan,")}),

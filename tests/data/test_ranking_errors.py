@@ -79,7 +79,7 @@ MISTAKES = (
     Mistake("no clock", ("events.csv", "no column 'time'"), rows().replace(",time,", ",when,")),
     Mistake("time is missing", ("row 6", "'time'", "is empty"), rows(time="")),
     Mistake("time is a date", ("row 6", "'2024-01-31 12:00'", "seconds since 1970"), rows(time="2024-01-31 12:00")),
-    Mistake("one row in milliseconds", ("row 6", "looks like milliseconds", "one unit"), rows(time=f"{START}000")),
+    Mistake("one row in milliseconds", ("row 6", "unit: ms", "one unit"), rows(time=f"{START}000")),
     Mistake("all in milliseconds", ("row 1,", "120 such rows"), rows().replace(",17000", ",17000000")),
     Mistake("domain without positives", ("domains.b", "no training positive"), labelled("b", 0)),
     Mistake("domain without negatives", ("domains.b", "no training row is a negative"), labelled("b", 1)),

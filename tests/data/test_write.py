@@ -1,5 +1,8 @@
 import errno
 import resource
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,16 @@ from isthmus.data.write import DatasetFiles, new_folder
 from isthmus.errors import InputError
 
 
+def everything(folder: Path) -> frozenset[str]:
+    return frozenset(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
+
+
+def nothing(folder: Path) -> frozenset[str]:
+    return frozenset()
+
+
 def write_half(out: Path) -> None:
-    with new_folder(out, may_replace=lambda folder: True) as folder:
+    with new_folder(out, written=everything) as folder:
         (folder / "half.txt").write_text("half")
         assert not out.exists()
         raise RuntimeError
@@ -21,7 +32,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         write_half(out)
     assert list(tmp_path.iterdir()) == []
-    with new_folder(out, may_replace=lambda folder: True) as folder:
+    with new_folder(out, written=everything) as folder:
         (folder / "whole.txt").write_text("whole")
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert (out / "whole.txt").read_text() == "whole"
@@ -31,11 +42,92 @@ def test_what_stood_there_is_replaced_only_at_the_end(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "old.txt").write_text("old")
-    with new_folder(out, may_replace=lambda folder: True) as folder:
+    with new_folder(out, written=everything) as folder:
         (folder / "new.txt").write_text("new")
         assert (out / "old.txt").read_text() == "old"
     assert [file.name for file in out.iterdir()] == ["new.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+KILLED_AT_A_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from isthmus.data import write
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+rename = Path.rename
+def rename_once(path, target):
+    Path.rename = kill
+    return rename(path, target)
+
+Path.rename = rename_once
+with write.new_folder(Path(sys.argv[1]), written=lambda folder: frozenset({"old.txt"})) as folder:
+    (folder / "new.txt").write_text("new")
+"""
+
+
+def test_a_process_that_is_killed_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.txt").write_text("old")
+    subprocess.run([sys.executable, "-c", KILLED_AT_A_RENAME, str(out)], check=False)
+    assert len(list(out.iterdir())) == 1
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_where_folders_cannot_change_places_the_old_one_is_never_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_interrupted: bool
+) -> None:
+    """Of a file system without the exchange: while there is no `out`, the old folder lies beside it, whole."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.txt").write_text("old")
+    seen: list[list[str]] = []
+    rename = Path.rename
+
+    def watch(path: Path, target: Path) -> Path:
+        if not out.exists():
+            seen.append([file.read_text() for file in tmp_path.glob(".out.old.*/out/old.txt")])
+            if is_interrupted and path.parent == tmp_path:
+                raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr("isthmus.data.write.change_places", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", watch)
+    end = pytest.raises(KeyboardInterrupt) if is_interrupted else nullcontext()
+    with end, new_folder(out, written=everything) as folder:
+        (folder / "new.txt").write_text("new")
+    assert seen[0] == ["old"]
+    assert [file.name for file in out.iterdir()] == (["old.txt"] if is_interrupted else ["new.txt"])
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_to_an_earlier_folder_is_replaced_and_its_target_left(tmp_path: Path) -> None:
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir()
+    (elsewhere / "old.txt").write_text("old")
+    out.symlink_to(elsewhere)
+    with new_folder(out, written=everything) as folder:
+        (folder / "new.txt").write_text("new")
+    assert (out / "new.txt").read_text() == "new"
+    assert (elsewhere / "old.txt").read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
+def write_while_another_does(out: Path) -> None:
+    with new_folder(out, written=nothing) as folder:
+        (folder / "new.txt").write_text("new")
+        out.mkdir()
+        (out / "precious.txt").write_text("precious")
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="move it away"):
+        write_while_another_does(out)
+    assert (out / "precious.txt").read_text() == "precious"
 
 
 @pytest.mark.parametrize("kind", ["file", "other folder"])
@@ -46,7 +138,7 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path, kind: str) -> None:
     else:
         out.mkdir()
         (out / "precious.txt").write_text("precious")
-    with pytest.raises(InputError, match="move it away"), new_folder(out, may_replace=lambda folder: False):
+    with pytest.raises(InputError, match="move it away"), new_folder(out, written=nothing):
         pass
     assert out.exists()
     assert len(list(tmp_path.iterdir())) == 1
@@ -62,7 +154,7 @@ def test_the_manifest_knows_every_file(tmp_path: Path) -> None:
 
 
 def write_to_a_full_disk(out: Path, num_rows: int) -> None:
-    with new_folder(out, may_replace=lambda folder: True) as folder:
+    with new_folder(out, written=everything) as folder:
         (folder / "column.npy").symlink_to("/dev/full")
         DatasetFiles(folder).array("column", np.arange(num_rows))
 

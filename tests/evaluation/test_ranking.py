@@ -227,16 +227,34 @@ def test_rows_of_users_whom_nobody_numbered_are_users_of_their_own() -> None:
     assert told_apart(torch.tensor([], dtype=torch.int64)).tolist() == []
     result = result_of(rows=40)
     nobody = replace(result, user_row=torch.zeros(40, dtype=torch.int64))
-    with pytest.warns(UserWarning, match="having no value: a, b"):
+    with pytest.warns(UserWarning, match=r"^left out .* no value: a \(grouped_auc\); b \(grouped_auc\)$"):
         assert np.isnan(ranking_metrics(nobody, NAMES)["macro"]["grouped_auc"])
+
+
+def test_a_note_on_what_is_left_out_says_of_which_rows_and_metrics() -> None:
+    result = result_of(rows=80)
+    is_cold = (result.domain == 0) & (result.label == 1)  # a's cold users have clicks alone
+    user_rows = torch.where(is_cold, 0, torch.where(result.domain == 1, torch.arange(80) % 9, 9))
+    with pytest.warns(UserWarning, match="left out of the mean over domains") as noted:
+        summarise_ranking(SavedRanking(replace(result, user_rows=user_rows), NAMES, "test"), num_resamples=2)
+    told = {str(one.message) for one in noted if "cold users" in str(one.message)}
+    assert told == {
+        "cold users (fewer than 5 training rows in the domain): left out of the mean over domains, having no value: "
+        "a (auc, grouped_auc)"
+    }
+
+
+def test_a_notebook_shows_a_summary_as_its_tables() -> None:
+    summary = summarise_ranking(SavedRanking(result_of(), NAMES, "test"), num_resamples=2)
+    assert summary._repr_markdown_() == summary.to_markdown()
 
 
 def test_what_has_no_value_has_no_p(tmp_path: Path) -> None:
     result = result_of(rows=80)
     saved = SavedRanking(replace(result, label=torch.where(result.domain == 0, 0, result.label)), NAMES, "test")
-    with pytest.warns(UserWarning, match="having no value: a"):
+    with pytest.warns(UserWarning, match=r"having no value: a \(auc, grouped_auc, calibration\)$"):
         compared = compare_rankings(saved, saved, num_resamples=20)
-    with pytest.warns(UserWarning, match="having no value: a"):
+    with pytest.warns(UserWarning, match=r"having no value: a \(auc, grouped_auc, calibration\)$"):
         metrics = ranking_metrics(saved.result, NAMES)
     rows = {(row.metric, row.group): row for row in compared.rows}
     assert np.isnan(rows["auc", "a"].test.p_value)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, joined_names
 
 TIME = pa.timestamp("us", tz="UTC")
 IMPRESSIONS = pa.schema(
@@ -66,6 +66,8 @@ def _read(folder: Path, name: str, schema: pa.Schema) -> pa.Table | None:
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{file}: cannot be read ({error})") from error
         if table.schema.names != schema.names:
-            raise InputError(f"{file}: has columns {', '.join(table.schema.names)}; expected {', '.join(schema.names)}")
+            raise InputError(
+                f"{file}: has columns {joined_names(table.schema.names)}; expected {', '.join(schema.names)}"
+            )
         tables.append(table.cast(schema))
     return pa.concat_tables(tables) if tables else None

@@ -44,6 +44,7 @@ from isthmus.errors import InputError
 from isthmus.schema import FieldSpec, Schema
 
 FORMAT = 1
+MOST_SHOWN = 5  # domains, in the line that stands for a dataset
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 Column = NDArray[Any]
@@ -111,7 +112,7 @@ class History:
     fold: Column | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A prepared dataset; its columns are memory maps, so opening it costs the same at any size."""
 
@@ -124,6 +125,15 @@ class Dataset:
     item_count: Column
     features: Mapping[str, Column | Lists]
     impressions: Mapping[Split, Events] | None = None  # None: the schema declares no ranking
+
+    def __repr__(self) -> str:
+        names = self.schema.domain_names
+        more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        parts = [f"{sum(one.num_rows for one in self.events.values()):,} positives"]
+        if self.impressions is not None:
+            parts.append(f"{sum(one.num_rows for one in self.impressions.values()):,} labelled rows")
+        counts, domains = " and ".join(parts), ", ".join(names[:MOST_SHOWN]) + more
+        return f"Dataset({str(self.path)!r}, {self.schema.name!r} with {counts} in {domains})"
 
     @property
     def num_domains(self) -> int:

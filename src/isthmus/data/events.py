@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from isthmus.data.dataset import SPLITS
 from isthmus.data.splits import Taken
-from isthmus.data.tables import Connection, Source, Table, Value, open_source, reading
+from isthmus.data.tables import Connection, Source, Table, Value, declared_clock, open_source, reading
 from isthmus.errors import InputError, did_you_mean
 from isthmus.schema import EventLog, FieldSpec, Schema
 
@@ -80,17 +80,18 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
     if schema.title is not None and schema.title.source == "events":
         fields.append(schema.title)
     source = open_source(connection, log.files, folder, "events")
+    clock = declared_clock(log)
     given_column = schema.split.column if schema.split.by == "given" else None
     positive_column = log.positive.column if log.positive else None
-    needed = [log.user, log.item, log.domain, log.time, given_column, positive_column, *(f.column_name for f in fields)]
-    needed += schema.outcome_columns
+    needed = [log.user, log.item, log.domain, given_column, positive_column, *(f.column_name for f in fields)]
+    needed += [*schema.outcome_columns, None if clock is None else clock.column]
     source = source.loaded([column for column in needed if column is not None])
 
     columns: dict[str, Value] = {}
     for name, column in (("user", log.user), ("item", log.item), ("domain", log.domain)):
         columns[name] = required_text(source, column, name)
-    if log.time is not None:
-        columns["time"] = source.time(log.time, "time")
+    if clock is not None:
+        columns["time"] = source.time(clock, "time")
     if given_column is not None:
         columns["split"] = _split_number(source, given_column)
     if log.positive is not None:
@@ -122,7 +123,7 @@ def read_events(connection: Connection, schema: Schema, folder: Path) -> EventTa
         to_numpy(rows["user"], np.int32),
         to_numpy(rows["item"], np.int32),
         to_numpy(rows["domain"], np.int16),
-        _time(rows["time"]) if log.time is not None else None,
+        _time(rows["time"]) if clock is not None else None,
     )
     return EventTable(
         taken=taken,

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
-from isthmus.data.tables import SECONDS_LIMIT, Source, connect, open_source, reading
+from isthmus.data.tables import ISO_EXAMPLE, ISO_TIME, PER_SECOND, SECONDS_LIMIT, Source, connect, open_source, reading
+from isthmus.errors import joined_names
 
 # What columns are commonly called, the likeliest first.
 USER_NAMES = (
@@ -40,7 +41,10 @@ DOMAIN_NAMES = (
     "channel",
     "tab",
 )
-TIME_NAMES = ("time", "timestamp", "ts", "unixtime", "eventtime", "timems", "datetime", "date", "unixreviewtime")
+TIME_NAMES = (
+    "time", "timestamp", "ts", "unixtime", "eventtime", "timems", "tsms", "timestampms", "tsus", "eventts",
+    "datetime", "date", "createdat", "unixreviewtime",
+)  # fmt: skip
 LABEL_NAMES = (
     "label",
     "click",
@@ -72,6 +76,7 @@ class Guess:
     distinct: int
     missing: int
     largest: float | None
+    is_moment: bool  # a timestamp, a date, or text in ISO 8601
     values: tuple[str, ...]  # a few, ascending
 
 
@@ -116,13 +121,13 @@ def _draft(source: Source, files: list[str], name: str) -> tuple[dict[str, Any],
 
     user = find("user", USER_NAMES, [])
     item = find("item", ITEM_NAMES, [user])
-    time = find("time", TIME_NAMES, [user, item])
+    time = find("time", TIME_NAMES, [user, item]) or _first_moment(guesses, [user, item], doubts)
     label = find("positive", LABEL_NAMES, [user, item, time])
     split = find("split", SPLIT_NAMES, [user, item, time, label])
     domain = find("domain", DOMAIN_NAMES, [user, item, time, label, split])
     for role, column in (("user", user), ("item", item), ("domain", domain)):
         if column is None:
-            doubts.append(f"events.{role}: no column looks like it; fill it in (columns: {', '.join(guesses)})")
+            doubts.append(f"events.{role}: no column looks like it; fill it in (columns: {joined_names(guesses)})")
 
     content: dict[str, Any] = {"name": name}
     events: dict[str, Any] = {"files": files, "user": user or "FILL_IN", "item": item or "FILL_IN"}
@@ -174,9 +179,12 @@ def _look(source: Source, column: str) -> Guess:
         if is_list or not value.type().is_numeric()
         else value.cast("float64")
     )
+    is_typed_moment = value.type().is_timestamp() or value.type().is_date()
     measured = {"rows": source.table.count(), "distinct": text.nunique(), "missing": text.isnull().sum()}
     if number is not None:
         measured |= {"numbers": number.notnull().sum(), "largest": number.max()}
+    if is_text:
+        measured["moments"] = text.re_search(ISO_TIME).sum()
     with reading(source.files):
         found = source.table.aggregate(**measured).to_pyarrow().to_pylist()[0]
         values = source.table.select(text=text).filter(lambda t: t["text"].notnull()).distinct()
@@ -190,22 +198,37 @@ def _look(source: Source, column: str) -> Guess:
         distinct=found["distinct"],
         missing=found["missing"],
         largest=found.get("largest"),
+        is_moment=is_typed_moment or (is_text and given > 0 and found["moments"] == given),
         values=tuple(first),
     )
 
 
-def _clock(guess: Guess, doubts: list[str]) -> str | None:
-    if not guess.is_number and guess.largest is None and not guess.is_list and not _is_numeric_text(guess):
-        doubts.append(f"events.time: {guess.name!r} may be a date; a timestamp column of Parquet is read, text is not")
+def _first_moment(guesses: dict[str, Guess], taken: Sequence[str | None], doubts: list[str]) -> str | None:
+    """A column that holds times, where none is called like one."""
+    found = [guess.name for guess in guesses.values() if guess.is_moment and guess.name not in taken]
+    if found:
+        doubts.append(f"events.time: {found[0]!r} is a guess by its values")
+    return found[0] if found else None
+
+
+def _clock(guess: Guess, doubts: list[str]) -> str | dict[str, str] | None:
+    if guess.is_moment:
         return guess.name
-    if guess.largest is not None and guess.largest > SECONDS_LIMIT:
-        doubts.append(f"events.time: {guess.name!r} looks like milliseconds; divide it by 1000, then declare it")
+    if not guess.is_number:
+        doubts.append(
+            f"events.time: {guess.name!r} is no number and not ISO 8601 such as {ISO_EXAMPLE} in all rows; rewrite it, "
+            "then declare it"
+        )
         return None
-    return guess.name
-
-
-def _is_numeric_text(guess: Guess) -> bool:
-    return all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in guess.values)
+    largest = guess.largest or 0.0
+    if largest <= SECONDS_LIMIT:
+        return guess.name
+    for unit, words in (("ms", "milliseconds"), ("us", "microseconds")):
+        if largest <= SECONDS_LIMIT * PER_SECOND[unit]:
+            doubts.append(f"events.time: {guess.name!r} looks like {words}, so the unit is {unit}")
+            return {"column": guess.name, "unit": unit}
+    doubts.append(f"events.time: {guess.name!r} is finer than microseconds; divide it, then declare it")
+    return None
 
 
 def _positive(guess: Guess, doubts: list[str]) -> dict[str, Any] | None:
@@ -252,6 +275,9 @@ def _field(source: Source, guess: Guess, user: str | None, item: str | None, dou
     side = _side(source, guess, user, item)
     if guess.distinct <= 1:
         doubts.append(f"fields: {guess.name!r} is left out, it holds {guess.distinct} value")
+        return []
+    if guess.is_moment:
+        doubts.append(f"fields: {guess.name!r} is left out, it holds times; an age in days, as a number, could be one")
         return []
     field: dict[str, Any] = {"name": guess.name, "side": side}
     separator = _separator(guess)

@@ -12,7 +12,7 @@ from isthmus.data.feature_tables import Lines
 from isthmus.data.field_columns import encode
 from isthmus.data.row_statistics import NO_ROWS_MEAN, row_statistics
 from isthmus.data.statistics import Spread
-from isthmus.data.tables import Value, connect, open_source, reading
+from isthmus.data.tables import Value, connect, declared_clock, open_source, reading
 from isthmus.data.vocabularies import Vocabulary
 from isthmus.errors import InputError
 from isthmus.schema import FieldSpec
@@ -51,8 +51,8 @@ def read_new_rows(dataset: Dataset, file: Path) -> NewRows:
         for name, column in (("user", log.user), ("item", log.item), ("domain_name", log.domain)):
             columns[name] = required_text(source, column, name.removesuffix("_name"))
         columns["domain"] = domain_number(source, log.domain, schema, "domain")
-        if log.time is not None:
-            columns["time"] = source.time(log.time, "time")
+        if (clock := declared_clock(log)) is not None:
+            columns["time"] = source.time(clock, "time")
         columns |= {f"field_{number}": field_column(source, field) for number, field in enumerate(fields)}
         with reading(source.files):
             table = source.table.select(**columns).to_pyarrow()

@@ -33,7 +33,7 @@ from isthmus.data.splits import (
 from isthmus.data.statistics import count_items
 from isthmus.data.tables import Connection, connect
 from isthmus.data.vocabularies import Vocabulary, number_of_code, row_of_code
-from isthmus.data.write import DatasetFiles, new_folder
+from isthmus.data.write import DatasetFiles, files_by_manifest, new_folder
 from isthmus.errors import InputError
 from isthmus.schema import Schema
 
@@ -49,12 +49,16 @@ def prepare(log: Path, out: Path) -> Dataset:
             dataset, or the disk is full; the message names it and the remedy.
     """
     schema = read_schema(log)
-    with (
-        new_folder(out, may_replace=lambda folder: (folder / "manifest.json").is_file()) as folder,
-        connect() as connection,
-    ):
+    with new_folder(out, written=dataset_files) as folder, connect() as connection:
         _write(connection, schema, log, folder)
     return Dataset.open(out)
+
+
+def dataset_files(folder: Path) -> frozenset[str]:
+    """The files of a dataset, of any format; none where the folder is no dataset."""
+    return files_by_manifest(
+        folder, lambda manifest: "kind" not in manifest and {"schema", "schema_hash", "vocabularies"} <= set(manifest)
+    )
 
 
 def _write(connection: Connection, schema: Schema, log: Path, folder: Path) -> None:

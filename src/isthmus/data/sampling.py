@@ -83,7 +83,7 @@ def draw(
 
     Args:
         in_batch: corpus places of the batch's positives of this domain.
-        count: how many to draw; the whole corpus, once each, is taken instead where it is no larger.
+        count: how many to draw; by `uniform` the whole corpus, once each, is taken instead where it is no larger.
     """
     everything = Draw(torch.arange(corpus.size), 0.0)
     uniform = -float(np.log(corpus.size))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from jaxtyping import Float, Int
 
-from isthmus.data.write import new_folder
+from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 
+NAME = "simulated"
 DOMAINS = ("shop", "video", "news")
 NUM_CATEGORIES = 12
 TASTE_DIM = 8
@@ -84,7 +84,7 @@ def simulate(
             np.concatenate([column, np.repeat(column, num_shown)]) for column in (user, domain_of_row, time)
         )
 
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, NAME) as temporary:
         order = np.lexsort((item, user, time))
         events = {
             "user_id": _ids("u", user[order]),
@@ -102,8 +102,8 @@ def simulate(
             "title": pa.array([f"Item {number} of category {kind}" for number, kind in enumerate(category)]),
         }
         pq.write_table(pa.table(items), temporary / "items.parquet")
-        (temporary / "log.yaml").write_text(_declaration(domains, is_labelled=num_shown > 0), encoding="utf-8")
-    return out / "log.yaml"
+        write_declaration(_declaration(domains, is_labelled=num_shown > 0), temporary)
+    return out / DECLARATION
 
 
 def _tastes(
@@ -128,9 +128,9 @@ def _ids(prefix: str, numbers: Int[np.ndarray, " row"]) -> pa.Array:
     return pa.array([f"{prefix}{number}" for number in numbers.tolist()])
 
 
-def _declaration(domains: Sequence[str], *, is_labelled: bool) -> str:
+def _declaration(domains: Sequence[str], *, is_labelled: bool) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "name": "simulated",
+        "name": NAME,
         "events": {
             "files": ["events.parquet"],
             "user": "user_id",
@@ -167,4 +167,4 @@ def _declaration(domains: Sequence[str], *, is_labelled: bool) -> str:
             for value in ("mean", "count")
             for scope in ("own", "other")
         ]
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return content

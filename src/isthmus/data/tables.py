@@ -12,7 +12,8 @@ import duckdb
 import ibis
 
 from isthmus.data.text_files import DELIMITERS, first_mistake, require_distinct_columns
-from isthmus.errors import InputError, did_you_mean
+from isthmus.errors import InputError, did_you_mean, joined_names
+from isthmus.schema import Clock, EventLog
 
 # Ibis is untyped to the checker: a table, a column, a connection.
 Table = Any
@@ -21,6 +22,11 @@ Connection = Any
 
 VALUE_END = "\x1f"  # ASCII's unit separator: it stands in no readable text
 SECONDS_LIMIT = 1e11  # the year 5138; a larger time is in milliseconds or finer
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+ISO_EXAMPLE = "2026-11-30T12:00:00Z"
+ISO_TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
+ENDINGS, LISTED_ENDINGS = (".parquet", *DELIMITERS), ".parquet, .csv or .tsv"
+MOST_NAMED = 20
 IF_UNKNOWN = "correct it, or leave it empty if it is unknown"
 
 
@@ -50,7 +56,7 @@ class Source:
     def require(self, column: str, key: str) -> None:
         """Raises InputError where the files have no such column; `key` is the YAML's key that names it."""
         if column not in self.table.columns:
-            hint = did_you_mean(column, self.table.columns) or f"; they have {', '.join(self.table.columns)}"
+            hint = did_you_mean(column, self.table.columns) or f"; they have {joined_names(self.table.columns)}"
             raise InputError(f"{_names(self.files)}: no column {column!r} ({self.key}.{key}){hint}")
 
     def text(self, column: str, key: str) -> Value:
@@ -101,28 +107,56 @@ class Source:
         self.refuse(wrong, column, key, f"is not a finite number; {remedy}")
         return _as_number(value)
 
-    def time(self, column: str, key: str) -> Value:
-        """A column of times as seconds, whole numbers where they are; timestamps become seconds since 1970.
+    def time(self, clock: Clock, key: str) -> Value:
+        """A column of times as seconds, whole numbers where they are.
+
+        Timestamps, dates and ISO 8601 text become seconds since 1970, parts of a second kept to the microsecond; where
+        they have no offset, they are UTC.
 
         Raises:
-            InputError: a value is missing, no number, or so large that it counts milliseconds.
+            InputError: a value is missing, of another form than the column's first, or a number of another unit.
         """
+        column = clock.column
         self.require(column, key)
         value = self.table[column]
-        self.refuse(lambda table: table[column].isnull(), column, key, "is empty; every event needs its time")
         if value.type().is_timestamp() or value.type().is_date():
-            return value.cast("timestamp").epoch_seconds().cast("int64")
-        number = self.number(
-            column, key, remedy="seconds since 1970 are wanted, or in Parquet a column of timestamps; convert it"
-        )
+            self.refuse(lambda table: table[column].isnull(), column, key, "is empty; every event needs its time")
+            return _seconds(value.cast("timestamp"))
         self.refuse(
-            lambda table: _as_number(table[column]) > SECONDS_LIMIT,
+            lambda table: table[column].cast("string").nullif("").isnull(),
             column,
             key,
-            "is past the year 5000 as seconds since 1970 and looks like milliseconds; divide by 1000 what counts them, "
-            "for all rows need one unit",
+            "is empty; every event needs its time",
         )
+        if self._begins_with_iso_time(column):
+            self.refuse(
+                lambda table: ~table[column].re_search(ISO_TIME) | _from_iso_time(table[column]).isnull(),
+                column,
+                key,
+                f"is no ISO 8601 time such as {ISO_EXAMPLE}, as the column's first value is; write all rows so",
+            )
+            return _from_iso_time(value)
+        number = self.number(
+            column, key, remedy=f"write all rows as seconds since 1970, or all as ISO 8601 such as {ISO_EXAMPLE}"
+        )
+        per_second = PER_SECOND[clock.unit]
+        self.refuse(
+            lambda table: _as_number(table[column]) > SECONDS_LIMIT * per_second,
+            column,
+            key,
+            f"is past the year 5000, counted in {clock.unit} since 1970; if it counts milliseconds, divide by 1000 or "
+            f"declare the log's 'time: {{column: {column}, unit: ms}}' (us: microseconds); all rows need one unit",
+        )
+        if per_second > 1:
+            return number / per_second
         return value.cast("int64") if value.type().is_integer() else number
+
+    def _begins_with_iso_time(self, column: str) -> bool:
+        if not self.table[column].type().is_string():
+            return False
+        with reading(self.files):
+            first = self.table.limit(1).select(is_iso=self.table[column].re_search(ISO_TIME)).to_pyarrow()
+        return bool(first["is_iso"][0].as_py())
 
     def refuse(self, wrong: Callable[[Table], Value], column: str, key: str, problem: str) -> None:
         """Raises InputError naming the first row for which `wrong` holds, if there is one."""
@@ -140,6 +174,11 @@ class Source:
                     f"{file}: row {found[0]['isthmus_row']}, column {column!r} ({self.key}.{key}): "
                     f"{found[0][column]!r} {problem}{more}"
                 )
+
+
+def declared_clock(log: EventLog) -> Clock | None:
+    """The log's clock, of seconds where its declaration names the column alone."""
+    return Clock(column=log.time) if isinstance(log.time, str) else log.time
 
 
 @contextmanager
@@ -167,6 +206,11 @@ def open_source(connection: Connection, names: Sequence[str], folder: Path, key:
             raise InputError(f"{folder / name}: no file matches ({key}.files)")
         files.extend(found)
     for file in files:
+        if file.is_dir():
+            within = sorted(one.name for one in file.iterdir() if one.suffix.lower() in ENDINGS)
+            more = f" and {len(within) - MOST_NAMED} more" if len(within) > MOST_NAMED else ""
+            there = f"such as {joined_names(within[:MOST_NAMED])}{more}" if within else f"no {LISTED_ENDINGS} is there"
+            raise InputError(f"{file}: is a folder; give files of it ({key}.files), {there}")
         if not file.is_file():
             beside = [other.name for other in file.parent.iterdir()] if file.parent.is_dir() else []
             raise InputError(f"{file}: no such file ({key}.files){did_you_mean(file.name, beside)}")
@@ -202,7 +246,7 @@ def open_files(connection: Connection, files: tuple[Path, ...], key: str) -> Sou
                     union_by_name=len(paths) > 1,
                 )
             case other:
-                raise InputError(f"{files[0]}: ending {other!r} is not known ({key}.files); .parquet, .csv or .tsv")
+                raise InputError(f"{files[0]}: ending {other!r} is not known ({key}.files); {LISTED_ENDINGS}")
         if table.limit(1).count().to_pyarrow().as_py() == 0:
             raise InputError(f"{_names(files)}: no rows, only a header ({key}.files)")
     return Source(key, files, table, connection)
@@ -219,6 +263,15 @@ def reading(files: Sequence[Path]) -> Iterator[None]:
                 raise InputError(f"{file}: {found}") from error
         message = " ".join(str(error).split())
         raise InputError(f"{_names(files)}: not readable: {message[:400]}") from error
+
+
+def _seconds(timestamp: Value) -> Value:
+    return timestamp.epoch_seconds().cast("float64")  # DuckDB's has the fraction, for all that Ibis says
+
+
+def _from_iso_time(text: Value) -> Value:
+    """Seconds since 1970, null where the text is no time; one without an offset is in the connection's zone, UTC."""
+    return _seconds(text.try_cast("timestamp('UTC')"))
 
 
 def _as_number(value: Value) -> Value:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Dataset, Split
 from isthmus.data.features import RankingReader
 from isthmus.domains import DomainSlices
-from isthmus.metrics import auc_by_group, domain_means, macro_mean, told_apart
+from isthmus.metrics import auc_by_group, domain_means, macro_means, told_apart
 from isthmus.schema import OVER_DOMAINS
 
 BLOCK = 4096
@@ -109,13 +109,16 @@ def evaluate_ranking(
     return replace(everything.select(torch.from_numpy(asked)), logit=logit.double())
 
 
-def ranking_metrics(result: RankingResult, names: Sequence[str]) -> dict[str, dict[str, float]]:
+def ranking_metrics(result: RankingResult, names: Sequence[str], *, rows: str = "") -> dict[str, dict[str, float]]:
     """Every metric by domain name, NaN where a domain has no rows or rows of one label, and the means over domains.
 
     auc: of all rows of the domain. grouped_auc: of each user's rows in the domain, weighted by their number; users with
     rows of one label are left out. log_loss: nats a row. calibration: mean predicted probability by the share of
     positives; 1 is right, NaN without a positive. calibration_error: over ten bins of equal size, mean distance of the
     two.
+
+    Args:
+        rows: which rows these are, for the warning that names what is left out of a mean.
     """
     label_mean = domain_means(result.label.double(), result.domain, len(names))
     values = {
@@ -131,10 +134,8 @@ def ranking_metrics(result: RankingResult, names: Sequence[str]) -> dict[str, di
     }
     table = {name: {metric: float(value[d]) for metric, value in values.items()} for d, name in enumerate(names)}
     present = [d for d, name in enumerate(names) if bool((result.domain == d).any())]
-    table[MACRO] = {
-        metric: float(macro_mean(value[present], [names[d] for d in present])) if present else float("nan")
-        for metric, value in values.items()
-    }
+    of_present = {metric: value[present] for metric, value in values.items()}
+    table[MACRO] = macro_means(of_present, [names[d] for d in present], rows=rows)
     return table
 
 

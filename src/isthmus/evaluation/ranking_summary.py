@@ -146,6 +146,8 @@ class RankingSummary:
             texts.append(markdown_table(["domain", "rows", "positives", "users", *shown], rows) if rows else "No rows.")
         return "\n\n".join(texts)
 
+    _repr_markdown_ = to_markdown  # what a notebook shows
+
 
 def summarise_ranking(saved: SavedRanking, *, num_resamples: int = NUM_RESAMPLES) -> RankingSummary:
     """Sum up a result: all rows, and those of users and items of which training knows little or much in the domain."""
@@ -160,9 +162,9 @@ def summarise_ranking(saved: SavedRanking, *, num_resamples: int = NUM_RESAMPLES
     groups = {}
     for name, keep in slices.items():
         part = result.select(keep)
-        metrics = ranking_metrics(part, saved.domain_names)
+        metrics = ranking_metrics(part, saved.domain_names, rows=name)
         if any(share < 1 for share in saved.kept_shares):
-            before = ranking_metrics(uncorrected.select(keep), saved.domain_names)
+            before = ranking_metrics(uncorrected.select(keep), saved.domain_names, rows=name)
             for domain, values in before.items():
                 metrics[domain] |= {name: values[metric] for metric, name in BEFORE.items()}
         lines = []

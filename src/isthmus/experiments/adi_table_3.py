@@ -215,7 +215,8 @@ def run_job(job: Job) -> str:
     save_result(SavedResult(result, names, "test"), job.file)
     for name in ("last.pt", "best.pt"):  # hundreds of megabytes a run; settings and seed make them again
         (job.folder / name).unlink(missing_ok=True)
-    value = float(macro_mean(domain_means(result.metrics[MAIN_METRIC], result.domain, len(names)), names))
+    by_domain = domain_means(result.metrics[MAIN_METRIC], result.domain, len(names))
+    value = float(macro_mean(by_domain, names, metric=MAIN_METRIC))
     return f"{MAIN_METRIC} macro {value:.4f}"
 
 

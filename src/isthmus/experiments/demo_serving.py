@@ -1,7 +1,6 @@
 """The end of the demo: both runs in one bundle, one request answered from it."""
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,13 +13,10 @@ from isthmus.serving.requests import RecommendRequest
 from isthmus.serving.service import open_service
 
 NUM_ASKED = 3
-MANIFEST = "manifest.json"
 
 
 def answer_from_bundle(dataset: Dataset, retrieval: Path, ranking: Path, out: Path) -> None:
     """Make the bundle `out` of two runs, answer a request from it, and print both."""
-    if (out / MANIFEST).is_file():  # the runs may be newer than a bundle that an earlier demo left
-        shutil.rmtree(out)
     made = bundle(retrieval, out, ranking=ranking, score_field="score", num_candidates=NUM_RETRIEVED)
     size = sum(record.num_bytes for record in made.files.values())
     print(f"\nserving: bundle {made.version} of both runs, {size / 1e6:.1f} MB in {out}")

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Dataset, file_checksum
 from isthmus.data.dataset import read_manifest as read_dataset_manifest
 from isthmus.data.features import ALL_SIDES, FeatureReader, feature_sizes, ranking_sizes, table_sizes
-from isthmus.data.write import DatasetFiles, new_folder
+from isthmus.data.write import DatasetFiles, files_by_manifest, new_folder
 from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
 from isthmus.evaluation.retrieval import encode_items
@@ -39,6 +39,7 @@ from isthmus.index.faiss_ivf import IVFIndex
 from isthmus.models.ranker import AnyRankingSettings
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.serving.bundle_files import (
+    KIND,
     MANIFEST,
     CorpusRecord,
     Manifest,
@@ -127,7 +128,7 @@ def write_bundle(
             no item in common, or a `score_field` that it does not have), or a copy is not like its model.
     """
     known_items = {} if ranking is None else _require_fit(retrieval, ranking, shard)
-    with new_folder(out, may_replace=lambda folder: (folder / MANIFEST).is_file()) as folder:
+    with new_folder(out, written=bundle_files) as folder:
         save_tensors(folder / "retrieval" / "user.safetensors", retrieval.model.user_tower.state_dict())
         _copy_without_rows(retrieval.dataset, folder / "retrieval" / "data")
         depth = DEPTH if ranking is None else ranking.num_candidates
@@ -161,6 +162,11 @@ def write_bundle(
         (folder / MANIFEST).unlink()
         write_reference(folder, reference)
         return write_manifest(folder, content)
+
+
+def bundle_files(folder: Path) -> frozenset[str]:
+    """The files of a bundle, of any format; none where the folder is no bundle."""
+    return files_by_manifest(folder, lambda manifest: manifest.get("kind") == KIND)
 
 
 def _write_copies(folder: Path, retrieval: RetrievalParts, ranking: RankingParts | None) -> None:

@@ -19,7 +19,7 @@ from isthmus.domains import DomainSlices
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import corrected_for_sampling, score_impressions
 from isthmus.losses import augmentation_loss, click_loss, translation_loss
-from isthmus.metrics import auc_by_group, domain_means, macro_mean
+from isthmus.metrics import auc_by_group, domain_means, macro_means
 from isthmus.models.cdanet import AugmentationNetwork, TranslationNetwork
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, named_divergence, set_rates
@@ -299,4 +299,5 @@ def over_domains(dataset: Dataset, by_domain: dict[str, Float[Tensor, " domain"]
             f"{dataset.path}: validation rows of {ours} do not have both labels, so no epoch can be chosen; give the "
             "split more rows"
         )
-    return {name: float(macro_mean(values[chosen], [names[d] for d in chosen])) for name, values in by_domain.items()}
+    of_chosen = {name: values[chosen] for name, values in by_domain.items()}
+    return macro_means(of_chosen, [names[d] for d in chosen], rows="validation")

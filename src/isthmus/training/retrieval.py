@@ -16,7 +16,7 @@ from isthmus.data.loader import RetrievalLoader
 from isthmus.data.sampling import CandidateSampler, Negatives, PositiveWeight
 from isthmus.evaluation.retrieval import TwoTowerScorer, evaluate_retrieval
 from isthmus.losses import sampled_softmax_loss
-from isthmus.metrics import domain_means, macro_mean
+from isthmus.metrics import domain_means, macro_means
 from isthmus.models.two_tower import TwoTower, TwoTowerSettings
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, named_divergence, set_rates
@@ -29,7 +29,8 @@ class TrainingSettings(BaseModel):
 
     negatives: where a row's negatives come from, always within its own domain: the whole corpus (`full`), drawn
         uniformly or by `popularity`, the batch's other positives (`in_batch`), or these and uniform ones (`mixed`).
-    num_negatives: how many are drawn a domain and step; a corpus that is no larger is taken whole instead.
+    num_negatives: how many are drawn a domain and step; by `uniform` a corpus that is no larger is taken whole
+        instead, by `popularity` and `mixed` as many are drawn from it, with repeats.
     positive_weight: how the positive stands in the softmax's denominator: by the `letter` of ADI eq. 5, or as often
         as the draws hold it in expectation.
     temperature: divides the score.
@@ -185,7 +186,7 @@ def new_report(
     names = dataset.schema.domain_names
     result = evaluate_retrieval(TwoTowerScorer(model, model_settings, dataset, "valid"), dataset, "valid")
     by_domain = {name: domain_means(values, result.domain, len(names)) for name, values in result.metrics.items()}
-    valid = {name: float(macro_mean(values, names)) for name, values in by_domain.items()}
+    valid = macro_means(by_domain, names, rows="validation")
     return EpochReport(
         epoch=epoch,
         loss={name: opened.loss[d] / max(1, opened.rows[d]) for d, name in enumerate(names)},

@@ -219,7 +219,7 @@ def test_a_full_disk_is_not_blamed_on_the_published_file(tmp_path: Path) -> None
     source = write_kuairand(tmp_path / "raw")
     with (
         pytest.raises(InputError, match="log: no space left on the disk, nothing was changed"),
-        new_log(source, tmp_path / "log") as (files, _),
+        new_log(source, tmp_path / "log", "made") as (files, _),
     ):
         files.write("SELECT 1 AS one", Path("/dev/full"), [source / "log.csv"])
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-import yaml
 
-from isthmus.data.write import new_folder
-from isthmus.errors import InputError
+from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
+from isthmus.errors import InputError, joined_names
 
 PER_POSITIVE = 5
 
@@ -100,7 +99,7 @@ def _atomic(source: Path, name: str, wanted: Sequence[str]) -> pa.Table:
     )
     table = table.rename_columns([column.split(":")[0] for column in table.column_names])
     if missing := set(wanted) - set(table.column_names):
-        raise InputError(f"{found[0]}: no column {sorted(missing)[0]!r}; it has {', '.join(table.column_names)}")
+        raise InputError(f"{found[0]}: no column {sorted(missing)[0]!r}; it has {joined_names(table.column_names)}")
     return table
 
 
@@ -114,11 +113,11 @@ def _repeat(text: str, count: int) -> pa.Array:
 
 
 def _write(out: Path, events: pa.Table, titles: pa.Table, content: Mapping[str, Any]) -> Path:
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, content["name"]) as temporary:
         pq.write_table(events, temporary / "events.parquet")
         pq.write_table(titles, temporary / "titles.parquet")
-        (temporary / "log.yaml").write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
-    return out / "log.yaml"
+        write_declaration(content, temporary)
+    return out / DECLARATION
 
 
 def _declaration(

@@ -16,10 +16,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isthmus.data.public.native_files import write_declaration
-from isthmus.data.write import new_folder
+from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 from isthmus.errors import InputError
 
+NAME = "amazon_reviews"
 POSITIVE_RATING = 4
 BLOCK = 100_000
 MILLISECONDS_FROM = 1e11
@@ -44,7 +44,7 @@ def ingest_amazon_reviews(source: Path, out: Path) -> Path:
         InputError: there is no review file, a line is no object, or a review lacks its user, item, rating or time.
     """
     reviews, metas = _files(source)
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, NAME) as temporary:
         with pq.ParquetWriter(temporary / "events.parquet", EVENTS) as writer:
             for name, file in reviews.items():
                 for block in _blocks(_reviews(file, name)):
@@ -56,7 +56,7 @@ def ingest_amazon_reviews(source: Path, out: Path) -> Path:
                     for block in _blocks(_items(file, seen)):
                         writer.write_table(pa.Table.from_pylist(block, ITEMS))
         write_declaration(_declaration(list(reviews), has_items=bool(metas)), temporary)
-    return out / "log.yaml"
+    return out / DECLARATION
 
 
 def _files(source: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -170,7 +170,7 @@ def _declaration(domains: Sequence[str], *, has_items: bool) -> dict[str, Any]:
         {"name": "item_id", "side": "item", "kind": "id"},
     ]
     content: dict[str, Any] = {
-        "name": "amazon_reviews",
+        "name": NAME,
         "events": {
             "files": ["events.parquet"],
             "user": "user_id",

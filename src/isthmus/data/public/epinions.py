@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-import yaml
 from scipy.io import loadmat
 
-from isthmus.data.write import new_folder
-from isthmus.errors import InputError, did_you_mean
+from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
+from isthmus.errors import InputError, did_you_mean, joined_names
 
+NAME = "epinions"
 POSITIVE_RATING = 4
 FEWEST_OF_A_LABEL = 50  # with fewer a tenth of the rows may have none
 
@@ -81,13 +81,13 @@ def ingest_epinions(
     else:
         table = table.set_column(2, "category", pc.if_else(is_chosen, table["category"], rest))
         chosen.append(rest)
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, NAME) as temporary:
         pq.write_table(table, temporary / "events.parquet")
         content = _declaration(
             chosen, split or {"by": "random", "seed": seed}, statistics=statistics, adjusted=adjusted
         )
-        (temporary / "log.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return out / "log.yaml"
+        write_declaration(content, temporary)
+    return out / DECLARATION
 
 
 def with_enough_of_both_labels(
@@ -118,7 +118,7 @@ def _parquet(source: Path) -> tuple[pa.Table, dict[int, str]]:
         raise InputError(f"{file}: missing; it names the categories (columns category and name)")
     listed = pacsv.read_csv(file, parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False)).to_pydict()
     if set(listed) != {"category", "name"}:
-        raise InputError(f"{file}: columns category and name are wanted, it has {', '.join(listed)}")
+        raise InputError(f"{file}: columns category and name are wanted, it has {joined_names(listed)}")
     table = pq.read_table(source / "ratings.parquet")
     if missing := {"user", "item", "category", "rating"} - set(table.column_names):
         raise InputError(f"{source / 'ratings.parquet'}: no column {sorted(missing)[0]!r}")
@@ -160,7 +160,7 @@ def _declaration(
                 {"name": f"{of}_adjusted_rating_{scope}", **about, "value": "adjusted_mean", "column": "rating"},
             ]
     return {
-        "name": "epinions",
+        "name": NAME,
         "events": {
             "files": ["events.parquet"],
             "user": "user_id",

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.public.native_files import NativeFiles, identifier, new_log, quoted, write_declaration
+from isthmus.data.public.native_files import NativeFiles, identifier, new_log, quoted
+from isthmus.data.written_log import DECLARATION, write_declaration
 from isthmus.errors import InputError
 
+ALI_NAME, KUAI_NAME = "ali_ccp", "kuairand"
 ALI_USER = ("121", "122", "124", "125", "126", "127", "128", "129")
 ALI_USER_LISTS = ("109_14", "110_14", "127_14", "150_14")
 ALI_ITEM = ("206", "207", "210", "216")
@@ -33,7 +35,7 @@ def ingest_ali_ccp(source: Path, out: Path) -> Path:
     Raises:
         InputError: a file or a column is missing, or no row has a domain.
     """
-    with new_log(source, out) as (files, folder):
+    with new_log(source, out, ALI_NAME) as (files, folder):
         skeletons = files.find("sample_skeleton_*.csv")
         prepared = files.find("*.csv")
         if skeletons:
@@ -68,8 +70,8 @@ def ingest_ali_ccp(source: Path, out: Path) -> Path:
             *({"name": _name(f), "side": "row", "kind": "categorical"} for f in rows),
         ]
         by = {"by": "given", "column": "split"} if skeletons else {"by": "random"}
-        write_declaration(_declaration("ali_ccp", domains, fields, by, {}), folder)
-    return out / "log.yaml"
+        write_declaration(_declaration(ALI_NAME, domains, fields, by, {}), folder)
+    return out / DECLARATION
 
 
 def _native_ali_ccp(files: NativeFiles, skeletons: Sequence[Path]) -> list[str]:
@@ -116,7 +118,7 @@ def ingest_kuairand(source: Path, out: Path) -> Path:
     Raises:
         InputError: a file or a column is missing, or no row is a click.
     """
-    with new_log(source, out) as (files, folder):
+    with new_log(source, out, KUAI_NAME) as (files, folder):
         logs = files.find("log_*.csv")
         native = bool(logs)
         logs = logs or files.find("*.csv")
@@ -170,13 +172,11 @@ def ingest_kuairand(source: Path, out: Path) -> Path:
             fields.append(
                 {"name": "log_seconds", "side": "item", "kind": "number", "source": "videos", "missing": "mean"}
             )
-        declaration = _declaration(
-            "kuairand", domains, fields, {"by": "time"} if has_time else {"by": "random"}, tables
-        )
+        declaration = _declaration(KUAI_NAME, domains, fields, {"by": "time"} if has_time else {"by": "random"}, tables)
         if has_time:
             declaration["events"]["time"] = "time"
         write_declaration(declaration, folder)
-    return out / "log.yaml"
+    return out / DECLARATION
 
 
 def _domains(files: NativeFiles, folder: Path, source: Path) -> list[str]:

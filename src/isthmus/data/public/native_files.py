@@ -3,16 +3,14 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import yaml
 
-from isthmus.data.write import new_folder
-from isthmus.errors import InputError
+from isthmus.data.written_log import new_log_folder
+from isthmus.errors import InputError, joined_names
 
 FULL = os.strerror(errno.ENOSPC)  # DuckDB's errors have the system's words, and no number
 
@@ -66,7 +64,7 @@ class NativeFiles:
         except duckdb.Error as error:
             raise unreadable(files, error) from error
         if missing := [column for column in wanted if column not in {one.strip() for one in found}]:
-            raise InputError(f"{files[0]}: no column {missing[0]!r}; it has {', '.join(found)}")
+            raise InputError(f"{files[0]}: no column {missing[0]!r}; it has {joined_names(found)}")
         columns = ", ".join(f"{identifier(one)} AS {identifier(one.strip())}" for one in found)
         self.connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {rows}")
         return [one.strip() for one in found]
@@ -93,11 +91,11 @@ class NativeFiles:
 
 
 @contextmanager
-def new_log(source: Path, out: Path) -> Iterator[tuple[NativeFiles, Path]]:
+def new_log(source: Path, out: Path, name: str) -> Iterator[tuple[NativeFiles, Path]]:
     """The source's files, and a folder that becomes `out` when all is written."""
     if not source.is_dir():
         raise InputError(f"{source}: is no folder; give the one that holds the data set's files")
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, name) as temporary:
         spill = temporary / "spill"
         files = NativeFiles(source, spill)
         try:
@@ -105,11 +103,6 @@ def new_log(source: Path, out: Path) -> Iterator[tuple[NativeFiles, Path]]:
         finally:
             files.connection.close()
             shutil.rmtree(spill, ignore_errors=True)
-
-
-def write_declaration(content: Mapping[str, Any], folder: Path) -> None:
-    """Write the log's declaration."""
-    (folder / "log.yaml").write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
 
 
 def unreadable(files: Sequence[Path], error: Exception) -> InputError:

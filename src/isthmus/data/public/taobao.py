@@ -9,8 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.public.native_files import new_log, quoted, write_declaration
+from isthmus.data.public.native_files import new_log, quoted
+from isthmus.data.written_log import DECLARATION, write_declaration
 
+NAME = "taobao"
 PROFILE = (
     "cms_segid",
     "cms_group_id",
@@ -50,7 +52,7 @@ def ingest_taobao(source: Path, out: Path) -> Path:
     Raises:
         InputError: a file or a column is missing, or a value is not what the data set's description says.
     """
-    with new_log(source, out) as (files, folder):
+    with new_log(source, out, NAME) as (files, folder):
         ads = files.need("raw_sample.csv", "impressions of advertisements, Tianchi 56")
         profiles = files.need("user_profile.csv", "users, Tianchi 56")
         features = files.need("ad_feature.csv", "advertisements, Tianchi 56")
@@ -124,7 +126,7 @@ def ingest_taobao(source: Path, out: Path) -> Path:
                 stacklevel=2,
             )
         write_declaration(_declaration(has_visits=bool(before), is_cut=is_apart), folder)
-    return out / "log.yaml"
+    return out / DECLARATION
 
 
 def _declaration(*, has_visits: bool, is_cut: bool) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _declaration(*, has_visits: bool, is_cut: bool) -> dict[str, Any]:
             {"name": "visited_brands", **visited, "vocabulary": "brand", "table": "brand"},
         ]
     return {
-        "name": "taobao",
+        "name": NAME,
         "events": {
             "files": ["events.parquet"],
             "user": "user_id",

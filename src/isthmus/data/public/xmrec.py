@@ -7,18 +7,19 @@ by commas; no header). ADI's positives are the five-star rows; in these files ev
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-import yaml
 
 from isthmus.data.candidates import sample_negatives
-from isthmus.data.write import new_folder
+from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 from isthmus.errors import InputError
 
+NAME = "xmrec_wsdm22"
 MARKETS = ("s1", "s2", "s3", "t1", "t2")
 RUN_FILES = ("valid_run.tsv", "valid_run_regenerated.tsv")
 NUM_NEGATIVES = 99
@@ -51,11 +52,11 @@ def ingest_xmrec(source: Path, out: Path, *, seed: int = 0) -> Path:
         runs = [folder / market / name for name in RUN_FILES if (folder / market / name).is_file()]
         lists = _given_lists(runs[0]) if runs else _drawn_lists(train, test, np.random.default_rng([seed, number]))
         candidates.append(lists.add_column(1, "domain", _repeat(market, len(lists))))
-    with new_folder(out, may_replace=lambda folder: (folder / "log.yaml").is_file()) as temporary:
+    with new_log_folder(out, NAME) as temporary:
         pq.write_table(pa.concat_tables(events), temporary / "events.parquet")
         pq.write_table(pa.concat_tables(candidates), temporary / "candidates.parquet")
-        (temporary / "log.yaml").write_text(_declaration(markets), encoding="utf-8")
-    return out / "log.yaml"
+        write_declaration(_declaration(markets), temporary)
+    return out / DECLARATION
 
 
 def _purchases(file: Path) -> pa.Table:
@@ -105,9 +106,9 @@ def _repeat(text: str, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(text), count)
 
 
-def _declaration(markets: list[str]) -> str:
-    content = {
-        "name": "xmrec_wsdm22",
+def _declaration(markets: list[str]) -> dict[str, Any]:
+    return {
+        "name": NAME,
         "events": {
             "files": ["events.parquet"],
             "user": "user_id",
@@ -123,4 +124,3 @@ def _declaration(markets: list[str]) -> str:
         "split": {"by": "given", "column": "split", "valid_users": 0.1, "seed": 0},
         "candidates": {"files": ["candidates.parquet"], "sampled": NUM_NEGATIVES, "seed": 0},
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
