@@ -57,6 +57,15 @@ def test_a_log_is_drafted_so_that_it_can_be_prepared(tmp_path: Path) -> None:
     assert [finding for finding in audit(dataset.path) if not finding.ok] == []
 
 
+@pytest.mark.parametrize(("domain", "label"), [("shop", "bought"), ("Site", "is_buy"), ("region", "liked")])
+def test_common_names_of_domains_and_labels_are_known(tmp_path: Path, domain: str, label: str) -> None:
+    write_csv(tmp_path / "clicks.csv")
+    text = (tmp_path / "clicks.csv").read_text()
+    (tmp_path / "clicks.csv").write_text(text.replace("market", domain, 1).replace("clicked", label, 1))
+    events = yaml.safe_load(draft_schema([tmp_path / "clicks.csv"], folder=tmp_path)[0])["events"]
+    assert (events["domain"], events["positive"]["column"]) == (domain, label)
+
+
 def test_what_cannot_be_guessed_is_said(tmp_path: Path) -> None:
     table = pa.table({"customer": ["a", "b"], "asin": ["x", "y"], "ts": ["30.11.2026"] * 2, "rating": [5, 1]})
     pq.write_table(table, tmp_path / "log.parquet")

@@ -29,34 +29,17 @@ ITEM_NAMES = (
     "newsid", "adid", "goodsid", "contentid",
 )  # fmt: skip
 DOMAIN_NAMES = (
-    "domain",
-    "domainid",
-    "market",
-    "scenario",
-    "scene",
-    "marketplace",
-    "country",
-    "store",
-    "app",
-    "channel",
-    "tab",
-)
+    "domain", "domainid", "market", "scenario", "scene", "marketplace", "country", "store", "shop", "site", "app",
+    "channel", "tab", "platform", "region",
+)  # fmt: skip
 TIME_NAMES = (
     "time", "timestamp", "ts", "unixtime", "eventtime", "timems", "tsms", "timestampms", "tsus", "eventts",
     "datetime", "date", "createdat", "unixreviewtime",
 )  # fmt: skip
 LABEL_NAMES = (
-    "label",
-    "click",
-    "clicked",
-    "isclick",
-    "purchase",
-    "purchased",
-    "conversion",
-    "rating",
-    "overall",
-    "score",
-)
+    "label", "click", "clicked", "isclick", "purchase", "purchased", "bought", "isbuy", "ordered", "conversion",
+    "converted", "liked", "rating", "overall", "score",
+)  # fmt: skip
 SPLIT_NAMES = ("split", "fold", "set")
 SEPARATORS = ("|", ";", ",")
 
