@@ -1,11 +1,15 @@
 """Memory that a process of ours has freed: kept for the next step, and never by a mere import."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from isthmus.allocator import keep_freed_memory
+from isthmus.cli import main
+from isthmus.experiments.jobs import begin_worker
 
 ROUNDS = 40
 # Fifty blocks of 256 KiB held together and freed together, as the gradients of fifty domains' weights are.
@@ -47,3 +51,26 @@ def test_the_library_leaves_the_allocator_of_a_program_that_imports_it_alone() -
 def test_without_the_setting_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("verb", "computes"), [("train", True), ("score", True), ("describe", False), ("serve", False)]
+)
+def test_the_command_line_keeps_memory_for_verbs_that_compute(
+    verb: str, computes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("isthmus.cli.keep_freed_memory", lambda: calls.append(verb))
+    missing = [str(tmp_path / name) for name in ("a", "b", "c")]
+    arguments = {"train": missing[:2], "score": missing, "describe": missing[:1], "serve": missing[:1]}
+    assert main([verb, *arguments[verb]]) == 2
+    assert calls == [verb] * computes
+
+
+def test_a_job_of_an_experiment_keeps_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("isthmus.experiments.jobs.keep_freed_memory", lambda: calls.append(True))
+    monkeypatch.setattr("isthmus.experiments.jobs.torch.set_num_threads", lambda number: None)
+    monkeypatch.setattr("isthmus.experiments.jobs.threading.Thread.start", lambda thread: None)  # it would end us
+    begin_worker(os.getppid())
+    assert calls == [True]
