@@ -53,8 +53,8 @@ def pseudo_batch(
 
     The teacher is the model itself with its current weights in evaluation mode. For each ordered pair (i, j) it scores
     domain i's rows, with the features they have in i, as domain j would; of the rows whose item domain j may show, the
-    best-scored `share` of domain i's rows are taken. None where no row is. Reading: what is known of a row's user, and so
-    is no negative of it, stays what he took in domain i.
+    best-scored `share` of domain i's rows are taken. None where no row is. Reading: what is known of a row's user, and
+    so is no negative of it, stays what he took in domain i.
 
     Source: ADI Algorithm 1, lines 6-13, and eq. 27.
     """
