@@ -96,6 +96,17 @@ def test_what_is_shown_and_what_came_of_it_can_be_read_together(bundle: Path, tm
     assert not any(row["click"] for row in rows if row["request"] != first["request"])
 
 
+def test_what_is_asked_in_pieces_is_logged_as_shown_too(bundle: Path, tmp_path: Path) -> None:
+    """It takes the framework's way, beside which a body that comes whole passes."""
+    pieces = [b'{"domain": "video", ', b'"user": "u2", "k": 2}']
+    with client(bundle, log_folder=tmp_path) as opened:
+        json = {"content-type": "application/json"}
+        answer = opened.post("/v1/recommend", content=iter(pieces), headers=json).json()
+    rows = read_impressions(tmp_path).to_pylist()
+    assert [row["item"] for row in rows] == [item["item"] for item in answer["items"]]
+    assert {row["request"] for row in rows} == {answer["request"]}
+
+
 def test_without_a_folder_feedback_is_refused_and_without_files_there_is_nothing_to_read(
     bundle: Path, tmp_path: Path
 ) -> None:
