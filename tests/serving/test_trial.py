@@ -96,12 +96,11 @@ def test_what_is_shown_and_what_came_of_it_can_be_read_together(bundle: Path, tm
     assert not any(row["click"] for row in rows if row["request"] != first["request"])
 
 
-def test_what_is_asked_in_pieces_is_logged_as_shown_too(bundle: Path, tmp_path: Path) -> None:
-    """It takes the framework's way, beside which a body that comes whole passes."""
-    pieces = [b'{"domain": "video", ', b'"user": "u2", "k": 2}']
+def test_what_the_framework_answers_is_logged_as_shown_too(bundle: Path, tmp_path: Path) -> None:
+    """Beside it passes what comes whole and as plain JSON; a kind of JSON goes its way."""
     with client(bundle, log_folder=tmp_path) as opened:
-        json = {"content-type": "application/json"}
-        answer = opened.post("/v1/recommend", content=iter(pieces), headers=json).json()
+        body, kind = b'{"domain": "video", "user": "u2", "k": 2}', {"content-type": "application/vnd.api+json"}
+        answer = opened.post("/v1/recommend", content=body, headers=kind).json()
     rows = read_impressions(tmp_path).to_pylist()
     assert [row["item"] for row in rows] == [item["item"] for item in answer["items"]]
     assert {row["request"] for row in rows} == {answer["request"]}
