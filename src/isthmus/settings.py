@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,8 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from isthmus.errors import InputError, explain, mistaken_keys
 from isthmus.files import read_yaml
 from isthmus.models.cdanet import CDAnetSettings
+from isthmus.models.ctr import CTRSettings
+from isthmus.models.ddtcdr import DDTCDRSettings
+from isthmus.models.factorisation_machine import FactorisationMachineSettings
 from isthmus.models.keep import KEEPSettings
-from isthmus.models.ranker import RankingSettings
+from isthmus.models.ranker import AnyRankingSettings, RankingSettings
 from isthmus.models.two_tower import TwoTowerSettings
 from isthmus.serving.index_settings import ExactIndexSettings, IndexSettings
 from isthmus.training.ranking import RankingTrainingSettings
@@ -79,6 +82,28 @@ class RankingRunSettings(BaseModel):
             if domains is not None and name not in domains:
                 raise ValueError(f"ranking.targets: {name!r} is not among training.domains ({', '.join(domains)})")
         return self
+
+    @model_validator(mode="after")
+    def a_rate_has_what_it_moves(self) -> "RankingRunSettings":
+        if self.training.first_order_learning_rate is not None and not has_first_order_weights(self.ranking):
+            raise ValueError(
+                "training.first_order_learning_rate: this model has no first-order weights; give ranking.linear: true "
+                "(kinds ctr, cdanet and ddtcdr), or leave it out"
+            )
+        return self
+
+
+def has_first_order_weights(ranking: AnyRankingSettings) -> bool:
+    """Whether a click model's logit has a term that is a sum of weights, one a field value."""
+    match ranking:
+        case FactorisationMachineSettings():
+            return True
+        case CTRSettings() | CDAnetSettings() | DDTCDRSettings():
+            return ranking.linear
+        case KEEPSettings():
+            return False
+        case other:
+            assert_never(other)
 
 
 AnyRunSettings = RunSettings | RankingRunSettings

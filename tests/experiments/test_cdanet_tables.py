@@ -14,7 +14,15 @@ from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, evaluate_ranking
 from isthmus.experiments import cdanet_figures, cdanet_more_domains, cdanet_table_2
-from isthmus.experiments.cdanet_rows import FAIR_TREES, FINE_TUNE, MAIN, NEW_USERS_REFERENCES, TREES, all_rows
+from isthmus.experiments.cdanet_rows import (
+    FAIR_TREES,
+    FINE_TUNE,
+    MAIN,
+    NEW_USERS_REFERENCES,
+    TREES,
+    all_rows,
+    first_order,
+)
 from isthmus.experiments.ranking_grid import Results
 
 NUM_USERS, NUM_ITEMS = 60, 12
@@ -67,6 +75,9 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     content = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     rows = {row["method"]: row for row in content["rows"]}
     assert {"item mean", "LightGBM, all domains", "MLP", "MMoE", FINE_TUNE, MAIN, f"{MAIN}, statistics"} <= set(rows)
+    linear = first_order(FINE_TUNE)
+    assert rows[linear]["paired_test"].endswith("(against item bias and the user's bias elsewhere)")
+    assert any(note.startswith(f"{linear}, less {FINE_TUNE}: ") for note in content["notes"])
     assert rows[FINE_TUNE]["paired_test"] == ""
     assert rows[f"{MAIN}, statistics"]["paired_test"].endswith(f"(against {FAIR_TREES})")
     for row in rows.values():
@@ -76,7 +87,7 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     assert elsewhere > rows["item mean"]["metrics"]["macro"]["auc"]["mean"] + 0.2
     said.clear()
     cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, say=said.append)
-    assert len(said) == 3
+    assert len(said) == 4
     for line in said:
         finished, _, rest = line.partition(" of ")
         assert rest == f"{finished} runs are finished already"

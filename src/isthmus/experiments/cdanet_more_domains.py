@@ -18,9 +18,10 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.vocabularies import Vocabulary
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult
-from isthmus.evaluation.ranking_references import RankingReference
 from isthmus.experiments.cdanet_pair_rows import with_fields
 from isthmus.experiments.cdanet_rows import (
+    BIASES,
+    ELSEWHERE,
     FAIR_TREES,
     FINE_TUNE,
     IDS,
@@ -49,8 +50,6 @@ REST = "Other categories"
 ON_TWO = " (on two domains)"
 TOGETHER = ", its seeds together"
 CDANET_ADI = "CDAnet+ADI"
-BIASES: RankingReference = "user and item biases"
-ELSEWHERE: RankingReference = "item bias and the user's bias elsewhere"
 ALL_JOINT = "baselines on all domains"
 ON_IDS = ("MMoE", FINE_TUNE, MAIN, CDANET_ADI)
 ON_STATISTICS = ("MLP", FINE_TUNE, MAIN, CDANET_ADI)

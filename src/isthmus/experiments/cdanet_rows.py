@@ -23,16 +23,19 @@ from isthmus.models.ranker import AnyRankingSettings
 from isthmus.settings import RankingRunSettings
 from isthmus.training.ranking import RankingTrainingSettings
 
-SIMPLE, SINGLE, JOINT, CONTROL, CDANET, STATISTICS = (
+SIMPLE, SINGLE, JOINT, CONTROL, CDANET, FIRST_ORDER, STATISTICS = (
     "simple methods",
     "one domain alone",
     "baselines on both domains",
     "control",
     "CDAnet",
+    "with first-order weights",
     "with statistics of training labels",
 )
 FINE_TUNE = "fine-tune, MMoE, no translator"
 MAIN = "CDAnet+MMoE"
+BIASES: RankingReference = "user and item biases"
+ELSEWHERE: RankingReference = "item bias and the user's bias elsewhere"
 TREES: RankingReference = "LightGBM, all domains"
 # For users new to the domain: on the statistics that networks read there.
 FAIR_TREES: RankingReference = "LightGBM, without the user's own domain"
@@ -48,6 +51,10 @@ EXTRACTORS: dict[str, AnyBackboneSettings] = {
 RATES: dict[str, Any] = {
     "training.learning_rate": {"low": 2e-4, "high": 2e-3, "log": True},
     "training.network_learning_rate": {"low": 2e-4, "high": 2e-3, "log": True},
+}
+FIRST_ORDER_RATES: dict[str, Any] = {
+    "training.first_order_learning_rate": {"low": 0.02, "high": 0.2, "log": True},
+    "training.learning_rate": RATES["training.learning_rate"],
 }
 DROPOUT: dict[str, Any] = {"ranking.dropout": {"values": [0.0, 0.2, 0.4]}}
 WEIGHTS: dict[str, Any] = {
@@ -123,6 +130,28 @@ def ablation_rows(main: Row) -> list[Row]:
     ]
 
 
+def with_first_order(rows: list[Row]) -> list[Row]:
+    """The rows with a weight a user and an item in their logits, which has a learning rate of its own, and a search of
+    that and of the tables' rate, beside which the settings are those that were found without.
+
+    A factorisation machine has such weights, and at the tables' rate they stay next to nothing.
+    """
+    result = []
+    for one in rows:
+        ranking = one.settings.ranking
+        if "linear" in type(ranking).model_fields:
+            ranking = ranking.model_copy(update={"linear": True})
+        training = one.settings.training.model_copy(update={"first_order_learning_rate": 0.05})
+        settings = one.settings.model_copy(update={"ranking": ranking, "training": training})
+        result.append(Row(first_order(one.method), FIRST_ORDER, settings, one.is_single, FIRST_ORDER_RATES))
+    return result
+
+
+def first_order(method: str) -> str:
+    """The name of a row with first-order weights."""
+    return f"{method}, first order"
+
+
 def with_statistics(rows: list[Row], fields: tuple[str, ...]) -> list[Row]:
     """The rows with statistics of training labels beside the ids, and the settings that were found without them."""
     result = []
@@ -135,8 +164,8 @@ def with_statistics(rows: list[Row], fields: tuple[str, ...]) -> list[Row]:
 
 REFERENCES = [
     ReferenceRow("item mean", SIMPLE, "item mean"),
-    ReferenceRow("user and item biases", SIMPLE, "user and item biases"),
-    ReferenceRow("item bias and the user's bias elsewhere", SIMPLE, "item bias and the user's bias elsewhere"),
+    ReferenceRow(BIASES, SIMPLE, BIASES),
+    ReferenceRow(ELSEWHERE, SIMPLE, ELSEWHERE),
     ReferenceRow("LightGBM, own domain", SIMPLE, "LightGBM, own domain"),
     ReferenceRow(TREES, SIMPLE, TREES),
 ]

@@ -5,6 +5,7 @@ row. Test rows are read by finished models only. Each finished (row, problem, se
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from isthmus.evaluation.ranking import RankingResult, ranking_metrics
 from isthmus.evaluation.ranking_summary import paired, resampled
 from isthmus.experiments.cdanet_rows import (
     ALL_ROWS_REFERENCES,
+    BIASES,
+    ELSEWHERE,
     FAIR_TREES,
     FINE_TUNE,
     IDS,
@@ -24,6 +27,8 @@ from isthmus.experiments.cdanet_rows import (
     TREES,
     ablation_rows,
     all_rows,
+    first_order,
+    with_first_order,
     with_statistics,
 )
 from isthmus.experiments.kept_dataset import kept_dataset
@@ -41,6 +46,17 @@ STATISTICS = {
 # on what it will not have.
 STATISTICS_OF_NEW_USERS = (*STATISTICS["user, other"], *STATISTICS["item, own"])
 STATISTICS_OF_ALL = (*STATISTICS["user, own"], *STATISTICS_OF_NEW_USERS)
+WITH_FIRST_ORDER = (
+    "MLP",
+    "factorisation machine",
+    "STAR",
+    "DDTCDR",
+    "MMoE",
+    FINE_TUNE,
+    "CDAnet+SharedMLP",
+    MAIN,
+    "CDAnet+ADI",
+)
 WITH_STATISTICS = ("MLP", "MMoE", FINE_TUNE, MAIN, "CDAnet+ADI")
 QUICK_ROWS = ("MLP", "MMoE", FINE_TUNE, MAIN)
 TRIALS, QUICK_TRIALS = 8, 2
@@ -74,25 +90,40 @@ def reproduce(
     wanted = [row for row in all_rows() if not quick or row.method in QUICK_ROWS]
     if ablations:
         wanted = [row for row in wanted if row.method in (FINE_TUNE, MAIN)]
-    rows = tuned(wanted, cold[0], out, trials=default_trials(quick) if trials is None else trials, say=say)
+    trials = default_trials(quick) if trials is None else trials
+    rows = tuned(wanted, cold[0], out, trials=trials, say=say)
+    linear: list[Row] = []
     if ablations:
         rows += ablation_rows(next(row for row in rows if row.method == MAIN))
     else:
         found = [row for row in rows if row.method in WITH_STATISTICS]
+        with_linear = (FINE_TUNE,) if quick else WITH_FIRST_ORDER
+        linear = with_first_order([row for row in rows if row.method in with_linear])
+        linear = tuned(linear, cold[0], out, trials=trials, say=say)
     name = "CDAnet Table 7" if ablations else "CDAnet Table 2"
     reports = []
-    for protocol, problems, statistics, references, hardest in (
-        ("users new to the target domain", cold, STATISTICS_OF_NEW_USERS, NEW_USERS_REFERENCES, FAIR_TREES),
-        ("random rows", random, STATISTICS_OF_ALL, ALL_ROWS_REFERENCES, TREES),
+    for protocol, problems, statistics, references, hardest, biases in (
+        ("users new to the target domain", cold, STATISTICS_OF_NEW_USERS, NEW_USERS_REFERENCES, FAIR_TREES, ELSEWHERE),
+        ("random rows", random, STATISTICS_OF_ALL, ALL_ROWS_REFERENCES, TREES, BIASES),
     ):
         informed = [] if ablations else with_statistics(found, (*IDS, *statistics))
-        results = run_grid([*rows, *informed], references, problems, seeds, out, say)
-        controls = {row.method: hardest for row in informed}
+        every = [*rows, *linear, *informed]
+        results = run_grid(every, references, problems, seeds, out, say)
+        controls = {row.method: hardest for row in informed} | {row.method: biases for row in linear}
         title = f"{name} on Epinions: {protocol}"
-        table = new_table(title, [*rows, *informed], references, problems, results, controls=controls)
+        table = new_table(title, every, references, problems, results, controls=controls)
+        table = replace(table, notes=(*table.notes, *notes_on_first_order(linear, problems, results)))
         folder = out / name.lower().replace(" ", "-") / protocol.replace(" ", "-")
         reports.append(table.write(folder))
     return reports[0]
+
+
+def notes_on_first_order(rows: Sequence[Row], problems: Sequence[Problem], results: Results) -> list[str]:
+    """What first-order weights bring to a row, and CDAnet's rows with them beside the control that has them too."""
+    with_them = [row.method for row in rows]
+    asked = [(method, method.removesuffix(first_order(""))) for method in with_them]
+    asked += [(one, first_order(FINE_TUNE)) for one in with_them if one.startswith("CDAnet")]
+    return [f"{one}, less {control}: {in_words(one, control, problems, results)}." for one, control in asked]
 
 
 def cold_problem(

@@ -18,7 +18,7 @@ from isthmus.layers.domain_norm import NoNorm
 from isthmus.layers.mlp import DomainMLP
 from isthmus.layers.products import linear
 from isthmus.layers.routing import by_domain
-from isthmus.models.ctr import PredictionTowers, new_embedding
+from isthmus.models.ctr import FirstOrder, PredictionTowers, new_embedding
 
 
 class DDTCDRSettings(BaseModel):
@@ -26,6 +26,7 @@ class DDTCDRSettings(BaseModel):
 
     hidden_dims, latent_dim: of each domain's user network and item network.
     alpha: weight of the other domains' towers in a prediction.
+    linear: adds a first-order term, a weight a field value, that starts at zero.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class DDTCDRSettings(BaseModel):
     latent_dim: int = Field(default=128, ge=1)
     tower_dims: tuple[PositiveInt, ...] = (64,)
     alpha: float = Field(default=0.03, ge=0, lt=1)
+    linear: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_std: float = Field(default=0.01, gt=0)
 
@@ -99,6 +101,7 @@ class DDTCDRModel(nn.Module):
         self.towers = PredictionTowers(num_domains, 2 * latent, settings.tower_dims, NoNorm, settings.dropout)
         self.pairs = list(combinations(range(num_domains), 2))
         self.maps = nn.ModuleList(OrthogonalMap(latent) for _ in self.pairs)
+        self.first_order = FirstOrder(sizes, table_rows, 1) if settings.linear else None
 
     def map_user(self, u: Float[Tensor, "batch dim"], source: int, other: int) -> Float[Tensor, "batch dim"]:
         """A user's vector of one domain in another's space: X u from the lower number to the higher, else X^T u."""
@@ -106,6 +109,11 @@ class DDTCDRModel(nn.Module):
         return linear(u, x if source < other else x.T)
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        logit = self._mixed(features, domain_slices)
+        return logit if self.first_order is None else logit + self.first_order(features, domain_slices)
+
+    def _mixed(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        """What the own tower and the others' say together."""
         fields = self.dropout(self.embedding(features, domain_slices))
         u = fields[:, : self.num_user_fields].flatten(start_dim=1)
         v = fields[:, self.num_user_fields :].flatten(start_dim=1)

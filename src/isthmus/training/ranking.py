@@ -21,6 +21,7 @@ from isthmus.evaluation.ranking import corrected_for_sampling, score_impressions
 from isthmus.losses import augmentation_loss, click_loss, translation_loss
 from isthmus.metrics import auc_by_group, domain_means, macro_means
 from isthmus.models.cdanet import AugmentationNetwork, TranslationNetwork
+from isthmus.models.ctr import FirstOrder
 from isthmus.training.checkpoint import Progress, read_best, read_checkpoint, write_checkpoint
 from isthmus.training.epochs import EpochReport, OpenEpoch, Schedule, is_finished, named_divergence, set_rates
 from isthmus.training.optim import AdamW, RowAdamW, descend, split_parameters
@@ -34,7 +35,10 @@ class RankingTrainingSettings(BaseModel):
 
     epochs, patience: of each stage; training stops after `patience` epochs without a better validation AUC.
     learning_rate, weight_decay: of the embedding tables; `network_*`: of everything else.
-    later_rate_factor: multiplies both learning rates in the stages after the first (CDAnet's fine-tuning).
+    first_order_learning_rate: of first-order weights, which factorisation machines have and others with `linear`; None:
+        that of the tables, or of the networks where they are of numbers and texts. Adam moves a number by about its
+        rate a step, and such a weight adds to the logit as it is: at a table's rate it says next to nothing.
+    later_rate_factor: multiplies all learning rates in the stages after the first (CDAnet's fine-tuning).
     balance: `rows`: the loss is the mean over rows; `domains`: the mean over domains of each one's mean (CDAnet eq. 6).
     domains: only these domains' rows are trained on and validated, as a model of one domain alone is; None: all.
     train_share: of each domain's training rows, the share that is kept, drawn by the seed.
@@ -58,6 +62,7 @@ class RankingTrainingSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     network_learning_rate: float = Field(default=1e-3, gt=0)
     network_weight_decay: float = Field(default=0.0, ge=0)
+    first_order_learning_rate: float | None = Field(default=None, gt=0)
     later_rate_factor: float = Field(default=1.0, gt=0)
     schedule: Schedule = "constant"
     balance: Literal["rows", "domains"] = "rows"
@@ -181,16 +186,29 @@ def _train(
 
 
 def new_optimizers(model: nn.Module, stage: Stage, settings: RankingTrainingSettings) -> list[torch.optim.Optimizer]:
-    """One optimizer for the embedding tables, and one for the networks where there are any; frozen parts have none."""
-    tables, networks = ([p for p in part if p.requires_grad] for part in split_parameters(model))
+    """One optimizer for the embedding tables, and one for the networks where there are any; frozen parts have none.
+
+    First-order weights that have a learning rate of their own have optimizers of their own, with the same decay.
+    """
     factor = settings.later_rate_factor if stage.number else 1.0
+    own_rate = settings.first_order_learning_rate
+    apart: set[int] = set() if own_rate is None else first_order_weights(model)
+    tables, networks = ([p for p in part if p.requires_grad] for part in split_parameters(model))
     optimizers: list[torch.optim.Optimizer] = []
-    if tables:
-        optimizers.append(RowAdamW(tables, lr=factor * settings.learning_rate, weight_decay=settings.weight_decay))
-    if networks:
-        rate = factor * settings.network_learning_rate
-        optimizers.append(AdamW(networks, lr=rate, weight_decay=settings.network_weight_decay, fused=True))
+    for is_apart in (False, True) if apart else (False,):
+        table_rate = own_rate if is_apart and own_rate is not None else settings.learning_rate
+        network_rate = own_rate if is_apart and own_rate is not None else settings.network_learning_rate
+        if ours := [p for p in tables if (id(p) in apart) == is_apart]:
+            optimizers.append(RowAdamW(ours, lr=factor * table_rate, weight_decay=settings.weight_decay))
+        if ours := [p for p in networks if (id(p) in apart) == is_apart]:
+            decay = settings.network_weight_decay
+            optimizers.append(AdamW(ours, lr=factor * network_rate, weight_decay=decay, fused=True))
     return optimizers
+
+
+def first_order_weights(model: nn.Module) -> set[int]:
+    """The identities of the parameters of a model's first-order terms."""
+    return {id(p) for module in model.modules() if isinstance(module, FirstOrder) for p in module.parameters()}
 
 
 def train_step(
