@@ -72,7 +72,9 @@ def knowledge() -> nn.Module:
 
 
 def ddtcdr() -> nn.Module:
-    settings = DDTCDRSettings(embedding_dim=3, hidden_dims=(6,), latent_dim=4, alpha=0.3, linear=True, initial_std=0.5)
+    settings = DDTCDRSettings(
+        embedding_dim=3, hidden_dims=(6,), latent_dim=4, alpha=0.3, linear=True, products=True, initial_std=0.5
+    )
     return DDTCDRModel(settings, num_domains=3, **sized(3))
 
 

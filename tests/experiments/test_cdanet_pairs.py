@@ -238,3 +238,11 @@ def test_methods_judged_on_other_rows_are_not_tested_against_each_other() -> Non
     results["b", "matched", "kitchen"] = [RankingResult(**(vars(moved) | {"label": 1 - moved.label}))]
     with pytest.raises(AssertionError, match="test rows differ"):
         difference("a", "b", Problem("matched", Path("nowhere"), ("grocery", "kitchen")), results)
+
+
+def test_every_joint_row_reads_products_and_only_what_goes_on_from_a_stage_learns_slower() -> None:
+    rows = {row.method: row.settings for row in pair_rows()}
+    for method, settings in rows.items():
+        assert getattr(settings.ranking, "products", True), method  # a factorisation machine is nothing else
+    slower = {method for method, settings in rows.items() if settings.training.later_rate_factor < 1}
+    assert slower == {FINE_TUNE, *(method for method in rows if method.startswith("CDAnet"))}

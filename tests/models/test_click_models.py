@@ -91,7 +91,7 @@ def keep() -> nn.Module:
 
 def ddtcdr(alpha: float = 0.3) -> DDTCDRModel:
     settings = DDTCDRSettings(
-        embedding_dim=3, hidden_dims=(6,), latent_dim=4, alpha=alpha, linear=True, initial_std=0.5
+        embedding_dim=3, hidden_dims=(6,), latent_dim=4, alpha=alpha, linear=True, products=True, initial_std=0.5
     )
     return DDTCDRModel(settings, num_domains=NUM_DOMAINS, sizes=ranking_sizes(NUM_DOMAINS), table_rows=TABLES)
 

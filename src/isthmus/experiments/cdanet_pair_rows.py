@@ -21,7 +21,6 @@ from isthmus.experiments.cdanet_rows import (
 )
 from isthmus.experiments.ranking_grid import ReferenceRow, Row
 from isthmus.models.cdanet import CDAnetSettings
-from isthmus.models.keep import KEEPSettings
 from isthmus.models.ranker import AnyRankingSettings
 
 OWN_FIELDS = ("history", "item_id", "words")
@@ -39,7 +38,8 @@ LITERAL_METHODS = ("MLP", "MMoE", FINE_TUNE, MAIN)
 # Found by hand on validation rows of grocery and kitchen; searches are around them.
 RANKING = {"embedding_dim": 64, "initial_std": 0.05, "dropout": 0.3, "products": True}
 TRAINING = {"learning_rate": 2e-3, "weight_decay": 0.1, "unseen_items": 0.15}
-SECOND_STAGE = {"later_rate_factor": 0.2}  # at the first stage's rates the second overfits within an epoch
+# Of CDAnet, whose second stage goes on from the first and overfits within an epoch at its rates; KEEP's begins anew.
+SECOND_STAGE = {"later_rate_factor": 0.2}
 SEARCH: dict[str, Any] = {
     "training.learning_rate": {"low": 7e-4, "high": 4e-3, "log": True},
     "training.network_learning_rate": {"low": 2e-4, "high": 1e-3, "log": True},
@@ -68,7 +68,7 @@ def adapted(row: Row) -> Row:
         update={
             "ranking": ranking.model_copy(update=known),
             "training": row.settings.training.model_copy(
-                update=TRAINING | (SECOND_STAGE if isinstance(ranking, CDAnetSettings | KEEPSettings) else {})
+                update=TRAINING | (SECOND_STAGE if isinstance(ranking, CDAnetSettings) else {})
             ),
         }
     )

@@ -15,6 +15,7 @@ from isthmus.batch import RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_linear import DomainLinear
 from isthmus.layers.domain_norm import NoNorm
+from isthmus.layers.field_products import FieldProducts
 from isthmus.layers.mlp import DomainMLP
 from isthmus.layers.products import linear
 from isthmus.layers.routing import by_domain
@@ -27,6 +28,7 @@ class DDTCDRSettings(BaseModel):
     hidden_dims, latent_dim: of each domain's user network and item network.
     alpha: weight of the other domains' towers in a prediction.
     linear: adds a first-order term, a weight a field value, that starts at zero.
+    products: the towers also read the inner product of every pair of embedded fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,7 @@ class DDTCDRSettings(BaseModel):
     tower_dims: tuple[PositiveInt, ...] = (64,)
     alpha: float = Field(default=0.03, ge=0, lt=1)
     linear: bool = False
+    products: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_std: float = Field(default=0.01, gt=0)
 
@@ -98,7 +101,9 @@ class DDTCDRModel(nn.Module):
 
         self.user_network = network(sizes.user.num_fields)
         self.item_network = network(sizes.num_fields - sizes.user.num_fields)
-        self.towers = PredictionTowers(num_domains, 2 * latent, settings.tower_dims, NoNorm, settings.dropout)
+        self.products = FieldProducts(sizes.num_fields) if settings.products else None
+        in_dim = 2 * latent + (0 if self.products is None else self.products.num_products)
+        self.towers = PredictionTowers(num_domains, in_dim, settings.tower_dims, NoNorm, settings.dropout)
         self.pairs = list(combinations(range(num_domains), 2))
         self.maps = nn.ModuleList(OrthogonalMap(latent) for _ in self.pairs)
         self.first_order = FirstOrder(sizes, table_rows, 1) if settings.linear else None
@@ -121,6 +126,8 @@ class DDTCDRModel(nn.Module):
             u = layer(u, domain_slices)
         for layer in self.item_network:
             v = layer(v, domain_slices)
+        if self.products is not None:  # beside the item, as nothing of theirs is mapped
+            v = torch.cat([v, self.products(fields)], dim=1)
         own_logit: Tensor = self.towers(torch.cat([u, v], dim=1), domain_slices)
         if not self.alpha:
             return own_logit
