@@ -134,12 +134,15 @@ def with_first_order(rows: list[Row]) -> list[Row]:
     """The rows with a weight a user and an item in their logits, which has a learning rate of its own, and a search of
     that and of the tables' rate, beside which the settings are those that were found without.
 
-    A factorisation machine has such weights, and at the tables' rate they stay next to nothing.
+    A factorisation machine has such weights, and at the tables' rate they stay next to nothing. KEEP has none: its
+    target model knows new users by what is frozen alone.
     """
     result = []
     for one in rows:
         ranking = one.settings.ranking
-        if "linear" in type(ranking).model_fields:
+        if isinstance(ranking, KEEPSettings):
+            continue
+        if not isinstance(ranking, FactorisationMachineSettings):
             ranking = ranking.model_copy(update={"linear": True})
         training = one.settings.training.model_copy(update={"first_order_learning_rate": 0.05})
         settings = one.settings.model_copy(update={"ranking": ranking, "training": training})
