@@ -87,6 +87,25 @@ def test_a_wrong_search_is_named(tmp_path: Path, text: str, message: str) -> Non
     assert message in str(caught.value)
 
 
+def test_a_search_begins_with_the_settings_as_given_where_they_lie_in_its_space(
+    labelled: Dataset, tmp_path: Path
+) -> None:
+    base = with_values(BASE, {"training.learning_rate": 0.0123})
+    widths = {"values": [4, 2]}
+    near = {"training.learning_rate": {"low": 0.01, "high": 0.02, "log": True}, "ranking.embedding_dim": widths}
+    far = {"training.learning_rate": {"low": 0.05, "high": 0.06}, "ranking.embedding_dim": widths}
+    unset = {"training.checkpoint_steps": {"low": 50, "high": 60}}
+    for name, space, begins in (
+        ("near", near, True),
+        ("far", far, False),
+        ("unset", unset, False),
+        ("drawn", near, False),
+    ):
+        search = Search.model_validate({"trials": 1, "space": space, "begin_as_given": name != "drawn"})
+        best = tune(labelled.path, tmp_path / name, base, search, say=lambda _: None)
+        assert (best == base) == begins, name
+
+
 def test_a_grid_is_checked_whole_before_anything_is_trained(labelled: Dataset, tmp_path: Path) -> None:
     search = Search.model_validate({"sampler": "grid", "space": {"training.epochs": {"values": [1, "many"]}}})
     with pytest.raises(InputError, match=r"training\.epochs: 'many'"):

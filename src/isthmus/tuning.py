@@ -45,12 +45,17 @@ class Range(BaseModel):
         return self
 
 
+Place = Choices | Range
+
+
 class Search(BaseModel):
     """What is searched, and how.
 
     sampler: `tpe` (Optuna's tree-structured Parzen estimator), or `grid`: all combinations of the choices, in order,
         which therefore may hold no range.
     trials: how many settings are tried; a grid may have fewer, and not more.
+    begin_as_given: `tpe`: the first trial has the settings as they are given, where these lie in the space, so that
+        what is found is no worse on validation rows.
     space: `key.sub` of a setting, and what it may be.
     """
 
@@ -59,7 +64,8 @@ class Search(BaseModel):
     sampler: Literal["tpe", "grid"] = "tpe"
     trials: int = Field(default=8, ge=1)
     seed: int = Field(default=0, ge=0)
-    space: dict[str, Annotated[Choices | Range, Field(union_mode="smart")]] = Field(min_length=1)
+    begin_as_given: bool = True
+    space: dict[str, Annotated[Place, Field(union_mode="smart")]] = Field(min_length=1)
 
     @model_validator(mode="after")
     def a_grid_has_choices(self) -> "Search":
@@ -124,6 +130,8 @@ def tune(
             optuna = _optuna()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=search.seed))
+            if search.begin_as_given and (given := _as_given(base, search.space)) is not None:
+                study.enqueue_trial(given)
             for _ in range(search.trials):
                 trial = study.ask()
                 value = attempt({key: _suggest(trial, key, place) for key, place in search.space.items()})
@@ -187,7 +195,7 @@ def with_values(base: AnyRunSettings, chosen: Mapping[str, Any]) -> AnyRunSettin
         raise InputError(explain(error, Path("space"), form)) from error
 
 
-def _suggest(trial: Any, key: str, place: Choices | Range) -> Any:
+def _suggest(trial: Any, key: str, place: Place) -> Any:
     match place:
         case Choices(values=values):
             # By number: a choice may be a list, which Optuna does not take.
@@ -196,6 +204,24 @@ def _suggest(trial: Any, key: str, place: Choices | Range) -> Any:
             return trial.suggest_int(key, low, high, log=log)
         case Range(low=low, high=high, log=log):
             return trial.suggest_float(key, low, high, log=log)
+
+
+def _as_given(base: AnyRunSettings, space: Mapping[str, Place]) -> dict[str, Any] | None:
+    """The settings' own values in the words of `_suggest`; None where one lies outside the space."""
+    content = base.model_dump(mode="json")
+    given: dict[str, Any] = {}
+    for key, place in space.items():
+        value: Any = content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        match place:
+            case Choices(values=values) if value in values:
+                given[key] = values.index(value)
+            case Range(low=low, high=high) if isinstance(value, int | float) and low <= value <= high:
+                given[key] = value
+            case _:
+                return None
+    return given
 
 
 def _shown(value: float | None, digits: int) -> str:

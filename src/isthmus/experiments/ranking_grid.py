@@ -161,10 +161,7 @@ def tuned(
     if trials < 0:
         raise InputError(f"trials: {trials} is below 0")
     searched = [row for row in rows if row.search and trials]
-    jobs = [
-        TuneJob(row, problem, Search(trials=trials, space=dict(row.search)), share, out / "tuning" / row.folder)
-        for row in searched
-    ]
+    jobs = [TuneJob(row, problem, search_of(row, trials), share, out / "tuning" / row.folder) for row in searched]
     run_jobs(jobs, None, say)
     best = {
         job.row.method: RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
@@ -173,6 +170,11 @@ def tuned(
     for job in jobs:
         require_same_search(job, best[job.row.method])
     return [replace(row, settings=best.get(row.method, row.settings)) for row in rows]
+
+
+def search_of(row: Row, trials: int) -> Search:
+    """A row's search: all that it tries is drawn, for a row's declared settings are what was found for others."""
+    return Search(trials=trials, begin_as_given=False, space=dict(row.search))
 
 
 def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
