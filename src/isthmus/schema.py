@@ -206,12 +206,12 @@ class SampledNegatives(Declared):
     """Negatives drawn for each positive, in its domain and at its time, among items the user has not taken.
 
     draw: `uniform` over items, by `popularity` in training, or from the items of other positives of the same split and
-        domain that lie within `window` positives before or after it in time (`time_window`): popularity says nothing.
+        domain, all (`same_split`) or within `window` positives in time (`time_window`): popularity says nothing.
     items: of a uniform draw: those that training has in the domain, or `all` that the log has there.
     """
 
     per_positive: int = Field(default=5, ge=1)
-    draw: Literal["uniform", "popularity", "time_window"] = "uniform"
+    draw: Literal["uniform", "popularity", "same_split", "time_window"] = "uniform"
     items: Literal["training", "all"] = "training"
     window: int = Field(default=1000, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -256,7 +256,7 @@ def test_an_outcome_that_is_not_there_is_refused(
     assert not (tmp_path / "dataset").exists()
 
 
-@pytest.mark.parametrize("draw", ["uniform", "popularity", "time_window"])
+@pytest.mark.parametrize("draw", ["uniform", "popularity", "same_split", "time_window"])
 def test_negatives_are_drawn_in_the_domain_among_what_the_user_has_not_taken(tmp_path: Path, draw: str) -> None:
     rng = np.random.default_rng(1)
     rows = [
@@ -285,6 +285,26 @@ def test_negatives_are_drawn_in_the_domain_among_what_the_user_has_not_taken(tmp
     assert dataset.impressions["train"].label is not None
     assert float(np.mean(dataset.impressions["train"].label)) == pytest.approx(0.25, abs=0.02)
     assert negatives > 400
+
+
+@pytest.mark.parametrize(("draw", "share"), [("popularity", 0.0), ("same_split", 0.5)])
+def test_items_that_training_does_not_know_are_as_many_of_the_negatives_as_of_the_positives_of_a_split(
+    tmp_path: Path, draw: str, share: float
+) -> None:
+    rows = ["u000,b1,b,1,1", "u000,b2,b,1,2", "u000,b3,b,1,3"]
+    for user in range(200):
+        last = f"new{user % 9}" if user % 2 else f"a{(user + 3) % 7}"
+        taken = (f"a{user % 7}", f"a{10 + user % 7}", last)
+        rows += [f"u{user:03},{item},a,1,{time}" for time, item in enumerate(taken)]
+    negatives = {"per_positive": 2, "draw": draw}
+    dataset = ranked(
+        tmp_path, log_of(rows, clock=True), clock=True, split={"by": "last_out"}, ranking={"negatives": negatives}
+    )
+    test = [(item == "", label) for _, item, domain, label in pairs(dataset, "test") if domain == "a"]
+    unknown = [[is_unknown for is_unknown, label in test if label == kind] for kind in (0, 1)]
+    assert sum(unknown[1]) == 100
+    assert len(unknown[0]) > 350
+    assert sum(unknown[0]) / len(unknown[0]) == pytest.approx(share, abs=0.06)
 
 
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:

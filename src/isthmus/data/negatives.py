@@ -41,8 +41,8 @@ def sample_row_negatives(
                 drawn: np.ndarray = corpus[rng.integers(len(corpus), size=len(rows))]
                 return drawn
 
-        case "popularity":
-            taken = train.item
+        case "popularity" | "same_split":
+            taken = (train if settings.draw == "popularity" else positives).item
 
             def propose(rows: np.ndarray) -> np.ndarray:
                 drawn: np.ndarray = taken[rng.integers(len(taken), size=len(rows))]
