@@ -1,5 +1,6 @@
 """The search of settings: what is tried, kept and chosen."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
-from isthmus.settings import RankingRunSettings
+from isthmus.settings import AnyRunSettings, RankingRunSettings
 from isthmus.tuning import Search, read_search, tune, with_values
 
 BASE = RankingRunSettings.model_validate(
@@ -64,6 +65,27 @@ def test_a_tpe_search_tries_the_same_settings_each_time(labelled: Dataset, tmp_p
     search = Search.model_validate({"trials": 2, "space": space})
     first, second = (tune(labelled.path, tmp_path / name, BASE, search, say=lambda _: None) for name in "ab")
     assert first == second
+
+
+def test_a_tpe_search_of_ten_trials_is_drawn_whatever_it_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    space = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    search = Search.model_validate({"trials": 20, "begin_as_given": False, "space": space})
+
+    def rates(sign: float) -> list[float]:
+        tried: list[float] = []
+
+        def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, float]) -> float:
+            tried.append(chosen["training.learning_rate"])
+            return sign * tried[-1]
+
+        monkeypatch.setattr("isthmus.tuning.run_trial", run_trial)
+        tune(tmp_path, tmp_path / str(sign), BASE, search, say=lambda _: None)
+        return tried
+
+    higher, lower = rates(1.0), rates(-1.0)
+    assert len(higher) == len(lower) == 20
+    assert higher[:10] == lower[:10]
+    assert higher[10:] != lower[10:]
 
 
 @pytest.mark.parametrize(

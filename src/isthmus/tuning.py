@@ -51,8 +51,8 @@ Place = Choices | Range
 class Search(BaseModel):
     """What is searched, and how.
 
-    sampler: `tpe` (Optuna's tree-structured Parzen estimator), or `grid`: all combinations of the choices, in order,
-        which therefore may hold no range.
+    sampler: `tpe` (Optuna's tree-structured Parzen estimator, which draws at random until ten trials have finished), or
+        `grid`: all combinations of the choices, in order, which therefore may hold no range.
     trials: how many settings are tried; a grid may have fewer, and not more.
     begin_as_given: `tpe`: the first trial has the settings as they are given, where these lie in the space, so that
         what is found is no worse on validation rows.

@@ -228,6 +228,7 @@ def test_the_table_says_what_histories_bring_over_item_knn_and_over_another_user
     notes = "\n".join(table.notes)
     assert f"{BOTH}, less the same with another user's history of the source: +0." in notes
     assert f"{OWN}, less item-kNN, own domain: +0." in notes
+    assert f"{OWN}, less text-kNN, own domain: +0." in notes
     assert f"{OWN}, less the same model reading another user's history in the domain: +0." in notes
     assert table.rows[-1].against.startswith("-0.")
 

@@ -78,6 +78,7 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     linear = first_order(FINE_TUNE)
     assert rows[linear]["paired_test"].endswith("(against item bias and the user's bias elsewhere)")
     assert any(note.startswith(f"{linear}, less {FINE_TUNE}: ") for note in content["notes"])
+    assert any("as many trials again" in note for note in content["notes"])
     assert rows[FINE_TUNE]["paired_test"] == ""
     assert rows[f"{MAIN}, statistics"]["paired_test"].endswith(f"(against {FAIR_TREES})")
     for row in rows.values():

@@ -1,7 +1,8 @@
 """STAR: a network whose weights are a shared weight times a domain's own, and a normalisation by domain.
 
 STAR's auxiliary network reads the domain indicator and adds to the final logit; it belongs to a ranking model, not to
-the features that a backbone gives, and is not here.
+the features that a backbone gives, and is not here. Departures from the paper: its layers go on to the logit, these end
+in features; it normalises the embedded fields alone, this the hidden layers too.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ from isthmus.data.dataset import Dataset, Events, Split
 from isthmus.data.row_statistics import row_statistics
 from isthmus.errors import InputError
 from isthmus.evaluation.item_knn import item_knn_scores
+from isthmus.evaluation.text_knn import text_knn_scores
 from isthmus.schema import Scope, StatisticValue
 
 RankingReference = Literal[
@@ -23,6 +24,8 @@ RankingReference = Literal[
     "popularity at the time",
     "item-kNN, own domain",
     "item-kNN, all domains",
+    "text-kNN, own domain",
+    "text-kNN, all domains",
     "LightGBM, own domain",
     "LightGBM, all domains",
     "LightGBM, without the user's own domain",
@@ -43,6 +46,7 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0.
     item bias and the user's bias elsewhere: the user's bias is of all other domains; for users new to the domain.
     item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
+    text-kNN: mean cosine of the item's text to the texts of that history.
     popularity: training positives of the item in the domain.
     popularity at the time: positives of the item in the domain in the 180 days before the row.
     LightGBM: on counts of the user's and the item's training rows, means of their labels, and of the outcomes that the
@@ -51,7 +55,7 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     a domain: training rows of other users, who are not, would teach to lean on what a new one does not have.
 
     Raises:
-        InputError: the method needs a clock, or a package that is not there.
+        InputError: the method needs a clock, a text of items, or a package that is not there.
     """
     match reference:
         case "item mean":
@@ -72,6 +76,10 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
             return torch.from_numpy(item_knn_scores(dataset, split, "own"))
         case "item-kNN, all domains":
             return torch.from_numpy(item_knn_scores(dataset, split, "all"))
+        case "text-kNN, own domain":
+            return torch.from_numpy(text_knn_scores(dataset, split, "own"))
+        case "text-kNN, all domains":
+            return torch.from_numpy(text_knn_scores(dataset, split, "all"))
         case "LightGBM, own domain":
             return torch.from_numpy(lightgbm_logits(dataset, split, user=("own",), item=("own",)))
         case "LightGBM, all domains":

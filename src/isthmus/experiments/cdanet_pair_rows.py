@@ -29,7 +29,7 @@ LITERAL_FIELDS = ("user_id", "item_id", "words")
 OWN, BOTH = "MLP, own history", "MLP, own and the source's history"
 JOINT_OWN = "MLP on both domains, own histories"
 ANOTHER_GROUP = "histories of another user"
-KNN = "item-kNN, own domain"
+KNN, TEXT_KNN = "item-kNN, own domain", "text-kNN, own domain"
 PERMUTATION_SEED = 0
 QUICK_METHODS = (OWN, BOTH, JOINT_OWN, "MMoE", FINE_TUNE, MAIN)
 CONTROLLED, QUICK_CONTROLLED = (BOTH, "MMoE", FINE_TUNE, MAIN), (BOTH,)
@@ -119,7 +119,7 @@ def with_another_users_own_history(run: RankingRun) -> RankingResult:
 
 
 def references(*, has_clock: bool) -> list[ReferenceRow]:
-    """What needs no network: popularity and item-kNN."""
+    """What needs no network: popularity, item-kNN, and text-kNN, for networks read the items' titles too."""
     found = [ReferenceRow("popularity", SIMPLE, "popularity")]
     if has_clock:
         found.append(ReferenceRow("popularity at the time", SIMPLE, "popularity at the time"))
@@ -127,6 +127,8 @@ def references(*, has_clock: bool) -> list[ReferenceRow]:
         *found,
         ReferenceRow(KNN, SIMPLE, "item-kNN, own domain"),
         ReferenceRow("item-kNN, all domains", SIMPLE, "item-kNN, all domains"),
+        ReferenceRow(TEXT_KNN, SIMPLE, "text-kNN, own domain"),
+        ReferenceRow("text-kNN, all domains", SIMPLE, "text-kNN, all domains"),
     ]
 
 

@@ -28,6 +28,7 @@ from isthmus.experiments.cdanet_pair_rows import (
     PERMUTATION_SEED,
     QUICK_CONTROLLED,
     QUICK_METHODS,
+    TEXT_KNN,
     another_users,
     literal_rows,
     pair_rows,
@@ -231,7 +232,7 @@ def new_table(
         ),
     ]
     if any(row.method == OWN for row in rows):
-        notes.append(f"{OWN}, less {KNN}: {difference(OWN, KNN, problem, results)}.")
+        notes += [f"{OWN}, less {knn}: {difference(OWN, knn, problem, results)}." for knn in (KNN, TEXT_KNN)]
         unlike = difference(OWN, another_users(OWN), problem, results)
         notes.append(f"{OWN}, less the same model reading another user's history in the domain: {unlike}.")
         notes.append(f"{BOTH}, less {OWN}: {difference(BOTH, OWN, problem, results)}.")

@@ -111,7 +111,9 @@ def notes_on_first_order(rows: Sequence[Row], problems: Sequence[Problem], resul
     with_them = [row.method for row in rows]
     asked = [(method, method.removesuffix(first_order(""))) for method in with_them]
     asked += [(one, first_order(FINE_TUNE)) for one in with_them if one.startswith("CDAnet")]
-    return [f"{one}, less {control}: {in_words(one, control, problems, results)}." for one, control in asked]
+    differences = [f"{one}, less {control}: {in_words(one, control, problems, results)}." for one, control in asked]
+    searched = ["Rows with first-order weights had as many trials again, for the rates of these and of the tables."]
+    return [*differences, *(searched if rows else [])]
 
 
 def cold_problem(

@@ -79,7 +79,8 @@ class DDTCDRModel(nn.Module):
 
     A prediction is (1 - alpha) of the own tower's and alpha of the other towers' mean on the mapped user vector, so
     that gradients of a domain's rows reach X and the other towers. Departures from the paper: X is orthogonal by
-    construction rather than by a penalty; the mix is one of probabilities of a click, not of ratings; D domains.
+    construction rather than by a penalty; the mix is one of probabilities of a click, not of ratings; vectors of users
+    and items are learned with the rest, not by autoencoders beforehand; D domains.
 
     Args:
         table_rows: rows of each embedding table.

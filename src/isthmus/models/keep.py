@@ -88,7 +88,8 @@ class PlugInModel(nn.Module):
     """Stage 2: the target model, whose user representation takes the frozen knowledge in through a gated residual.
 
     user + sigmoid(G [user, knowledge]) * P(knowledge); P's last layer starts at zero, so that training starts from the
-    base model. Departure from the paper: its plug-in network stands on the last layer of a production model.
+    base model. Departures from the paper: its plug-in network stands on the last layer of a production model; its
+    knowledge is of an extractor with attention to the item and of several kinds of feedback, not of clicks alone.
 
     Args:
         extractor: copied and frozen: no gradient, always in evaluation mode.
