@@ -331,3 +331,18 @@ def test_the_factorisation_machine_is_the_sum_over_pairs() -> None:
         assert float(model(features, rows)[row].detach()) == pytest.approx(
             pairs, abs=1e-5
         )  # first-order weights start at 0
+
+
+def test_keeps_products_are_of_the_user_with_the_knowledge_plugged_in() -> None:
+    settings = KEEPSettings(embedding_dim=3, backbone=DNNSettings(hidden_dims=(6,)), products=True, initial_std=0.5)
+    sizes = ranking_sizes(NUM_DOMAINS)
+    extractor = KnowledgeExtractor(settings, num_domains=NUM_DOMAINS, sizes=sizes, table_rows=TABLES)
+    model = PlugInModel(settings, extractor, num_domains=NUM_DOMAINS, sizes=sizes, table_rows=TABLES).eval()
+    torch.nn.init.normal_(model.projection.weight)
+    rows, domains = random_features(COUNTS), slices(COUNTS)
+    read = model.backbone_input(rows, domains)
+    width = sizes.num_fields * 3
+    plugged = read[:, :width].view(-1, sizes.num_fields, 3)
+    assert model.products is not None
+    torch.testing.assert_close(read[:, width:], model.products(plugged))
+    assert (model.products(model.embedding(rows, domains)) - read[:, width:]).abs().max() > 0.1

@@ -13,7 +13,7 @@ from isthmus.backbones.settings import BackboneModule, BackboneSettings, build_b
 from isthmus.batch import RankingFeatures, RankingSizes
 from isthmus.domains import DomainSlices
 from isthmus.layers.domain_norm import NoNorm
-from isthmus.layers.field_products import FieldProducts, side_by_side_dim
+from isthmus.layers.field_products import FieldProducts, side_by_side, side_by_side_dim
 from isthmus.layers.mlp import MLP
 from isthmus.layers.products import Linear
 from isthmus.models.ctr import PredictionTowers, new_embedding
@@ -26,7 +26,8 @@ class KEEPSettings(BaseModel):
     backbone, latent_dim, tower_dims: of the target model.
     plug_in_dims: hidden widths of the plug-in network.
     targets: domains whose rows the target model is trained on; None: all that are trained on.
-    products: the target model's backbone also reads the inner product of every pair of embedded fields.
+    products: the target model's backbone and the extractor's tower also read the inner product of every pair of
+        embedded fields; in the target model, of the user's with the knowledge plugged in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +64,8 @@ class KnowledgeExtractor(nn.Module):
         dim = settings.embedding_dim
         self.interest = MLP(sizes.user.num_fields * dim, settings.extractor_dims, NoNorm, settings.dropout)
         self.output = Linear(self.interest.out_dim, settings.knowledge_dim)
-        rest = (sizes.num_fields - sizes.user.num_fields) * dim
+        self.products = FieldProducts(sizes.num_fields) if settings.products else None
+        rest = side_by_side_dim(sizes.num_fields, dim, self.products) - sizes.user.num_fields * dim
         self.tower = PredictionTowers(1, settings.knowledge_dim + rest, settings.tower_dims, NoNorm, settings.dropout)
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
@@ -71,7 +73,8 @@ class KnowledgeExtractor(nn.Module):
         knowledge = self._of_user(fields, domain_slices)
         everything = DomainSlices((0, domain_slices.num_rows))
         rest = fields[:, self.num_user_fields :].flatten(start_dim=1)
-        logit: Tensor = self.tower(torch.cat([knowledge, rest], dim=1), everything)
+        products = [] if self.products is None else [self.products(fields)]
+        logit: Tensor = self.tower(torch.cat([knowledge, rest, *products], dim=1), everything)
         return logit
 
     def knowledge(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch knowledge"]:
@@ -140,8 +143,8 @@ class PlugInModel(nn.Module):
         rest = fields[:, self.num_user_fields :].flatten(start_dim=1)
         gate = self.gate(torch.cat([user, knowledge], dim=1)).sigmoid()
         user = user + gate * self.projection(self.plug_in(knowledge, domain_slices))
-        products = [] if self.products is None else [self.products(fields)]
-        return torch.cat([user, rest, *products], dim=1)
+        informed = torch.cat([user, rest], dim=1).view_as(fields)
+        return side_by_side(informed, self.products)
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         z = self.backbone(self.backbone_input(features, domain_slices), domain_slices).relu()
