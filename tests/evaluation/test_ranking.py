@@ -19,7 +19,7 @@ from isthmus.evaluation.ranking import (
     evaluate_ranking,
     ranking_metrics,
 )
-from isthmus.evaluation.ranking_references import reference_logits
+from isthmus.evaluation.ranking_references import SHRINKS, RankingReference, biases, reference_logits
 from isthmus.evaluation.ranking_summary import (
     SavedRanking,
     compare_rankings,
@@ -311,6 +311,22 @@ def test_simple_methods_beat_chance_on_a_log_where_they_should(labelled: Dataset
     assert bool(logit.isfinite().all())
     values = ranking_metrics(evaluate_ranking(logit, labelled, "test"), labelled.schema.domain_names)
     assert values["macro"]["auc"] > (0.45 if "user" in reference and "item" not in reference else 0.5)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_biases_are_shrunk_as_much_as_is_best_on_validation_rows(labelled: Dataset, elsewhere: bool) -> None:
+    names = labelled.schema.domain_names
+
+    def macro_auc(probability: np.ndarray) -> float:
+        result = evaluate_ranking(torch.from_numpy(probability), labelled, "valid")
+        return ranking_metrics(result, names)["macro"]["auc"]
+
+    tried = {shrink: macro_auc(biases(labelled, "valid", shrink, elsewhere=elsewhere)) for shrink in SHRINKS}
+    best = max(tried, key=lambda shrink: tried[shrink])
+    assert len(set(tried.values())) > 1
+    reference: RankingReference = "item bias and the user's bias elsewhere" if elsewhere else "user and item biases"
+    expected = torch.from_numpy(biases(labelled, "test", best, elsewhere=elsewhere)).clamp(1e-6, 1 - 1e-6).logit()
+    torch.testing.assert_close(reference_logits(reference, labelled, "test"), expected)
 
 
 def test_lightgbm_reads_the_adjusted_means_that_are_declared_in_its_scopes(labelled: Dataset) -> None:

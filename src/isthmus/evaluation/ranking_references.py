@@ -13,6 +13,7 @@ from isthmus.data.row_statistics import row_statistics
 from isthmus.errors import InputError
 from isthmus.evaluation.item_knn import item_knn_scores
 from isthmus.evaluation.text_knn import text_knn_scores
+from isthmus.metrics import auc_by_group
 from isthmus.schema import Scope, StatisticValue
 
 RankingReference = Literal[
@@ -31,7 +32,8 @@ RankingReference = Literal[
     "LightGBM, without the user's own domain",
 ]
 EVERY_SCOPE: tuple[Scope, ...] = ("own", "other")
-SHRINK = 5.0  # rows of nothing that a bias is mixed with
+SHRINK = 5.0  # rows of nothing that a mean is mixed with
+SHRINKS = (SHRINK, 1.0, 2.0, 10.0, 20.0)  # of a bias; the best by validation AUC is taken, the first where none has one
 BIAS_ROUNDS = 10
 POPULARITY_SECONDS = 180 * 86_400
 SMALLEST = 1e-6
@@ -43,7 +45,8 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
     """The logit of each labelled row of a split, in double precision.
 
     item mean, user mean: share of positives in the domain, shrunk to the domain's.
-    user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0.
+    user and item biases: what is added to the domain's share, fitted in turn, each shrunk to 0, how much is chosen by
+    validation AUC.
     item bias and the user's bias elsewhere: the user's bias is of all other domains; for users new to the domain.
     item-kNN: sum of the item's cosines to the user's history before the row, in the row's domain or in all.
     text-kNN: mean cosine of the item's text to the texts of that history.
@@ -63,9 +66,9 @@ def reference_logits(reference: RankingReference, dataset: Dataset, split: Split
         case "user mean":
             probability = statistic(dataset, split, "user", "own", "mean")
         case "user and item biases":
-            probability = biases(dataset, split, elsewhere=False)
+            probability = best_biases(dataset, split, elsewhere=False)
         case "item bias and the user's bias elsewhere":
-            probability = biases(dataset, split, elsewhere=True)
+            probability = best_biases(dataset, split, elsewhere=True)
         case "popularity":
             rows = rows_of(dataset, split)
             count = np.asarray(dataset.item_count)[np.asarray(rows.domain, np.int64), np.asarray(rows.item_row)]
@@ -135,8 +138,26 @@ def statistic(
     return found[-rows.num_rows :]
 
 
-def biases(dataset: Dataset, split: Split, *, elsewhere: bool) -> Float[np.ndarray, " row"]:
-    """Domain mean plus the item's and the user's bias, fitted in turn on training labels."""
+def best_biases(dataset: Dataset, split: Split, *, elsewhere: bool) -> Float[np.ndarray, " row"]:
+    """The biases, shrunk as much as is best by validation AUC: its mean over domains whose rows have both labels."""
+    valid = rows_of(dataset, "valid")
+    assert valid.label is not None
+    label = torch.from_numpy(np.asarray(valid.label) > 0)
+    domain = torch.from_numpy(np.asarray(valid.domain, np.int64))
+
+    def valid_auc(shrink: float) -> float:
+        score = torch.from_numpy(biases(dataset, "valid", shrink, elsewhere=elsewhere))
+        return float(auc_by_group(score, label, domain, dataset.num_domains).nanmean())
+
+    return biases(dataset, split, max(SHRINKS, key=valid_auc), elsewhere=elsewhere)
+
+
+def biases(dataset: Dataset, split: Split, shrink: float, *, elsewhere: bool) -> Float[np.ndarray, " row"]:
+    """Domain mean plus the item's and the user's bias, fitted in turn on training labels.
+
+    Args:
+        shrink: how many rows of nothing a bias is mixed with.
+    """
     train, rows = rows_of(dataset, "train"), rows_of(dataset, split)
     assert train.label is not None
     label, domain = np.asarray(train.label, np.float64), np.asarray(train.domain, np.int64)
@@ -150,14 +171,14 @@ def biases(dataset: Dataset, split: Split, *, elsewhere: bool) -> Float[np.ndarr
         np.zeros(dataset.num_domains * dataset.num_items),
     )
     for _ in range(BIAS_ROUNDS):
-        of_item = shrunk(label - mean[domain] - of_user[user], item, len(of_item))
-        of_user = shrunk(label - mean[domain] - of_item[item], user, len(of_user))
+        of_item = shrunk(label - mean[domain] - of_user[user], item, len(of_item), shrink)
+        of_user = shrunk(label - mean[domain] - of_item[item], user, len(of_user), shrink)
     by_domain = of_user.reshape(dataset.num_domains, -1)
     if elsewhere:
         count = np.bincount(user, minlength=len(of_user)).reshape(dataset.num_domains, -1)
-        total, number = (by_domain * (count + SHRINK) * (count > 0)).sum(axis=0), count.sum(axis=0)
-        other = total - by_domain * (count + SHRINK) * (count > 0)
-        by_domain = other / (number - count + SHRINK)
+        total, number = (by_domain * (count + shrink) * (count > 0)).sum(axis=0), count.sum(axis=0)
+        other = total - by_domain * (count + shrink) * (count > 0)
+        by_domain = other / (number - count + shrink)
     asked_domain, asked_user = np.asarray(rows.domain, np.int64), np.asarray(rows.user_row, np.int64)
     asked_item = np.asarray(rows.item_row, np.int64)
     item_bias = np.where(asked_item > 0, of_item[asked_domain * dataset.num_items + asked_item], 0.0)
@@ -165,10 +186,10 @@ def biases(dataset: Dataset, split: Split, *, elsewhere: bool) -> Float[np.ndarr
     return mean[asked_domain] + item_bias + user_bias
 
 
-def shrunk(residual: np.ndarray, key: np.ndarray, num_keys: int) -> np.ndarray:
-    """Mean residual of each key, mixed with SHRINK rows of 0."""
+def shrunk(residual: np.ndarray, key: np.ndarray, num_keys: int, shrink: float) -> np.ndarray:
+    """Mean residual of each key, mixed with `shrink` rows of 0."""
     total, count = np.bincount(key, residual, minlength=num_keys), np.bincount(key, minlength=num_keys)
-    result: np.ndarray = total / (count + SHRINK)
+    result: np.ndarray = total / (count + shrink)
     return result
 
 
