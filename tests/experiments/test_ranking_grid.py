@@ -1,6 +1,7 @@
 """The search of rows' settings: none where none is asked for, on a share of the training rows where that is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.experiments.catalogue import reproduce
 from isthmus.experiments.cdanet_pair_rows import with_fields
-from isthmus.experiments.cdanet_rows import all_rows
+from isthmus.experiments.cdanet_rows import FINE_TUNE, all_rows
 from isthmus.experiments.kept_dataset import keep_to_one_data_set
 from isthmus.experiments.ranking_grid import Problem, Row, tuned
 
@@ -41,6 +42,23 @@ def test_trials_are_trained_on_the_share_and_what_is_found_is_for_all_rows(
     assert (trial["train_share"], trial["domains"]) == (0.5, [problem.targets[0]])
     assert found.settings.training.train_share == 1.0
     assert found.settings.training.learning_rate == trial["learning_rate"] != row.settings.training.learning_rate
+
+
+def test_every_row_but_those_of_one_domain_is_searched_for_all_targets(
+    row: Row, labelled: Dataset, tmp_path: Path
+) -> None:
+    names = labelled.schema.domain_names
+    two_stages = next(one for one in all_rows(None) if one.method == FINE_TUNE)
+    short = two_stages.settings.training.model_copy(update={"epochs": 1, "batch_size": 64})
+    two_stages = replace(two_stages, settings=two_stages.settings.model_copy(update={"training": short}))
+    found = tuned([row, two_stages], Problem("p", labelled.path, names), tmp_path, trials=1, say=lambda _: None)
+    tried = [
+        json.loads((tmp_path / "tuning" / one.folder / "trials" / "0" / "value.json").read_text())["settings"]
+        for one in (row, two_stages)
+    ]
+    assert tried[0]["training"]["domains"] == [names[0]]
+    assert tried[1]["ranking"]["targets"] == list(names)
+    assert [one.settings.training.domains for one in found] == [None, None]
 
 
 def test_a_finished_search_from_other_settings_is_refused(row: Row, labelled: Dataset, tmp_path: Path) -> None:

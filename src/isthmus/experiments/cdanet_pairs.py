@@ -102,10 +102,8 @@ def reproduce(
     seeds = range(1 if quick else num_seeds)
     problem = new_problem(pair, data, out, "matched", None, say)
     rows = [shortened(row) for row in pair_rows() if row.method in QUICK_METHODS] if quick else pair_rows()
-    searched = replace(problem, targets=problem.targets[:1])
-    rows = tuned(
-        rows, searched, out, trials=default_trials(quick) if trials is None else trials, say=say, share=SEARCH_SHARE
-    )
+    trials = default_trials(quick) if trials is None else trials
+    rows = tuned(rows, problem, out, trials=trials, say=say, share=SEARCH_SHARE)
     has_clock = pair == "grocery_kitchen"
     simple = references(has_clock=has_clock)
     own = next(row for row in rows if row.method == OWN)

@@ -198,8 +198,12 @@ def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
 
 
 def run_tuning(job: TuneJob) -> str:
-    """Search one row's settings; gives those of the best trial."""
-    settings = for_targets(job.row, job.row.settings, job.problem.targets)
+    """Search one row's settings; gives those of the best trial.
+
+    By the mean over the problem's targets; a row of one domain alone, which has a model a target, by the first.
+    """
+    targets = job.problem.targets[:1] if job.row.is_single else job.problem.targets
+    settings = for_targets(job.row, job.row.settings, targets)
     settings = settings.model_copy(
         update={"training": settings.training.model_copy(update={"train_share": job.train_share})}
     )
