@@ -1,8 +1,8 @@
 """Item-kNN for labelled rows: how like the row's item is to what its user took before."""
 
 import numpy as np
-from jaxtyping import Float
-from scipy.sparse import csr_matrix
+from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix, issparse
 
 from isthmus.data.dataset import Dataset, Split
 from isthmus.data.features import HistoryReader
@@ -23,21 +23,29 @@ def item_knn_scores(dataset: Dataset, split: Split, scope: Scope) -> Float[np.nd
 
     Source: Deshpande and Karypis 2004, with all items as neighbours.
     """
+    total, _ = sums_over_histories(dataset, split, scope, unit_columns(dataset))
+    return total
+
+
+def sums_over_histories(
+    dataset: Dataset, split: Split, scope: Scope, vectors: csr_matrix | Float[np.ndarray, "item dim"]
+) -> tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+    """For each labelled row, the sum of its item's inner products with the items of its user's history before the row,
+    and how many these are."""
     assert dataset.impressions is not None
     rows = dataset.impressions[split]
-    columns = unit_columns(dataset)
     reader = HistoryReader(dataset)
-    score = np.zeros(rows.num_rows)
+    total, length = np.zeros(rows.num_rows), np.zeros(rows.num_rows, np.int64)
     for start in range(0, rows.num_rows, BLOCK):
         block = np.arange(start, min(start + BLOCK, rows.num_rows))
         domain = np.asarray(rows.domain[block], np.int64)
         values, offsets = reader.lists(reader.event_span(rows, block, split), domain, scope=scope)
         history = csr_matrix((np.ones(len(values)), values, offsets), shape=(len(block), dataset.num_items))
-        # The sum of cosines is the inner product with the sum of the history's unit columns.
-        of_history = history @ columns
-        of_item = columns[np.asarray(rows.item_row[block], np.int64)]
-        score[block] = np.asarray(of_history.multiply(of_item).sum(axis=1)).ravel()
-    return score
+        of_history = history @ vectors  # the sum of inner products is the inner product with the sum
+        of_item = vectors[np.asarray(rows.item_row[block], np.int64)]
+        product = of_history.multiply(of_item) if issparse(of_history) else of_history * of_item
+        total[block], length[block] = np.asarray(product.sum(axis=1)).ravel(), np.diff(offsets)
+    return total, length
 
 
 def unit_columns(dataset: Dataset) -> csr_matrix:

@@ -2,14 +2,11 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.sparse import csr_matrix
 
 from isthmus.data.dataset import Dataset, Split
-from isthmus.data.features import HistoryReader
 from isthmus.errors import InputError
+from isthmus.evaluation.item_knn import sums_over_histories
 from isthmus.schema import Scope
-
-BLOCK = 4096
 
 
 def text_knn_scores(dataset: Dataset, split: Split, scope: Scope) -> Float[np.ndarray, " row"]:
@@ -24,19 +21,9 @@ def text_knn_scores(dataset: Dataset, split: Split, scope: Scope) -> Float[np.nd
     Raises:
         InputError: the dataset does not have exactly one text field of items, the same in all domains.
     """
-    assert dataset.impressions is not None
-    rows = dataset.impressions[split]
-    directions = unit_texts(dataset)
-    reader = HistoryReader(dataset)
-    score = np.zeros(rows.num_rows)
-    for start in range(0, rows.num_rows, BLOCK):
-        block = np.arange(start, min(start + BLOCK, rows.num_rows))
-        domain = np.asarray(rows.domain[block], np.int64)
-        values, offsets = reader.lists(reader.event_span(rows, block, split), domain, scope=scope)
-        history = csr_matrix((np.ones(len(values)), values, offsets), shape=(len(block), dataset.num_items))
-        of_item = directions[np.asarray(rows.item_row[block], np.int64)]
-        score[block] = ((history @ directions) * of_item).sum(axis=1) / np.maximum(np.diff(offsets), 1)
-    return score
+    total, length = sums_over_histories(dataset, split, scope, unit_texts(dataset))
+    mean: np.ndarray = total / np.maximum(length, 1)
+    return mean
 
 
 def unit_texts(dataset: Dataset) -> Float[np.ndarray, "item dim"]:
