@@ -191,13 +191,14 @@ def new_optimizers(model: nn.Module, stage: Stage, settings: RankingTrainingSett
     First-order weights that have a learning rate of their own have optimizers of their own, with the same decay.
     """
     factor = settings.later_rate_factor if stage.number else 1.0
-    own_rate = settings.first_order_learning_rate
-    apart: set[int] = set() if own_rate is None else first_order_weights(model)
+    rates = {False: (settings.learning_rate, settings.network_learning_rate)}
+    apart: set[int] = set()
+    if settings.first_order_learning_rate is not None:
+        rates[True] = (settings.first_order_learning_rate, settings.first_order_learning_rate)
+        apart = first_order_weights(model)
     tables, networks = ([p for p in part if p.requires_grad] for part in split_parameters(model))
     optimizers: list[torch.optim.Optimizer] = []
-    for is_apart in (False, True) if apart else (False,):
-        table_rate = own_rate if is_apart and own_rate is not None else settings.learning_rate
-        network_rate = own_rate if is_apart and own_rate is not None else settings.network_learning_rate
+    for is_apart, (table_rate, network_rate) in rates.items():
         if ours := [p for p in tables if (id(p) in apart) == is_apart]:
             optimizers.append(RowAdamW(ours, lr=factor * table_rate, weight_decay=settings.weight_decay))
         if ours := [p for p in networks if (id(p) in apart) == is_apart]:
