@@ -346,3 +346,18 @@ def test_keeps_products_are_of_the_user_with_the_knowledge_plugged_in() -> None:
     assert model.products is not None
     torch.testing.assert_close(read[:, width:], model.products(plugged))
     assert (model.products(model.embedding(rows, domains)) - read[:, width:]).abs().max() > 0.1
+
+
+def test_ddtcdrs_towers_read_the_products_of_its_fields() -> None:
+    model = ddtcdr(alpha=0.0)
+    for network in (model.user_network, model.item_network):
+        for parameter in network.parameters():
+            torch.nn.init.zeros_(parameter)  # nothing but the products tells rows of a domain apart
+    for parameter in model.towers.parameters():
+        torch.nn.init.ones_(parameter)
+    rows, domains = random_features(COUNTS), slices(COUNTS)
+    assert model.products is not None
+    summed = model.products(model.embedding(rows, domains)).sum(dim=1)
+    width = model.towers.hidden.out_dim
+    assert torch.allclose(model(rows, domains), width * (summed + 1).relu() + 1, atol=1e-4)
+    assert summed.std() > 0.1
