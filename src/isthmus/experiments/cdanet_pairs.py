@@ -2,7 +2,9 @@
 
 Grocery and Kitchen have a clock. Their headline protocol draws negatives from other purchases of the same days, so that
 popularity says nothing and what exceeds .5 is personal; the paper's own way, uniform draws, stands beside it and is
-named for what it is. The other two pairs have no common clock; their negatives are drawn by popularity.
+named for what it is. The other two pairs have no common clock. Movie's and Book's negatives are other positives of the
+same split, for many of the last purchases are of new items; on random rows of books and movies hardly any is, and
+negatives are drawn by training popularity.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +55,7 @@ INGEST = {
 }
 TITLES = {
     "grocery_kitchen": "Amazon Grocery and Kitchen: time-matched negatives",
-    "movie_book": "Amazon Movie and Book: users' last purchases, negatives by popularity",
+    "movie_book": "Amazon Movie and Book: users' last purchases, negatives of the same split",
     "kg_books_movies": "Amazon Books and Movies: random rows, negatives by popularity",
 }
 

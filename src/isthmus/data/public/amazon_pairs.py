@@ -30,10 +30,14 @@ def ingest_grocery_kitchen(source: Path, out: Path, *, negatives: Mapping[str, A
 
 
 def ingest_movie_book(source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None) -> Path:
-    """Write a log whose time is a user's own order, no common clock: users' last purchases are held out."""
+    """Write a log whose time is a user's own order, no common clock: users' last purchases are held out.
+
+    Negatives are items of other positives of the same split: a third of the last purchases of Book are items that
+    training never saw, and negatives that all are known would tell them by that alone.
+    """
     events = _events(source, "position")
     titles = _titles(source / "movie_titles.parquet")
-    drawn = negatives or {"draw": "popularity", "per_positive": PER_POSITIVE}
+    drawn = negatives or {"draw": "same_split", "per_positive": PER_POSITIVE}
     content = _declaration("amazon_movie_book", _domains(events), {"by": "last_out"}, drawn, time="time")
     return _write(out, events, titles, content)
 
