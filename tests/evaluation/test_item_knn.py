@@ -3,28 +3,14 @@
 from math import sqrt
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tests.histories import EVENTS, by_item
 from tests.small_logs import declaration, write_log
 
 from isthmus.data.dataset import Dataset
 from isthmus.data.prepare import prepare
 from isthmus.evaluation.item_knn import item_knn_scores
 from isthmus.evaluation.ranking_references import reference_logits
-
-# Test has u1's positive b at time 9 and its one negative c; a is in u1's history in the same domain, z in the other.
-EVENTS = """user,item,domain,time
-u1,a,shop,1
-u1,z,video,2
-u2,a,shop,1
-u2,b,shop,2
-u3,b,shop,3
-u3,c,shop,4
-u3,z,video,5
-u4,c,shop,6
-u4,a,shop,8
-u1,b,shop,9
-"""
 
 
 @pytest.fixture
@@ -34,12 +20,6 @@ def small(tmp_path: Path) -> Dataset:
         ranking={"negatives": {"draw": "uniform", "per_positive": 1, "items": "training"}},
     )
     return prepare(write_log(tmp_path / "log", content, events=EVENTS), tmp_path / "dataset")
-
-
-def by_item(dataset: Dataset, score: np.ndarray) -> dict[str, float]:
-    assert dataset.impressions is not None
-    names = ["", *dataset.vocabulary("item")]
-    return {names[row]: float(value) for row, value in zip(dataset.impressions["test"].item_row, score, strict=True)}
 
 
 def test_a_rows_score_is_the_sum_of_cosines_to_the_users_history_before_it(small: Dataset) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.histories import EVENTS, by_item
 from tests.small_logs import declaration, write_log
 
 from isthmus.data.dataset import Dataset
@@ -12,19 +13,6 @@ from isthmus.errors import InputError
 from isthmus.evaluation.ranking_references import reference_logits
 from isthmus.evaluation.text_knn import text_knn_scores, unit_texts
 
-# Test has u1's positive b at time 9 and its one negative c; a is in u1's history in the same domain, z in the other.
-EVENTS = """user,item,domain,time
-u1,a,shop,1
-u1,z,video,2
-u2,a,shop,1
-u2,b,shop,2
-u3,b,shop,3
-u3,c,shop,4
-u3,z,video,5
-u4,c,shop,6
-u4,a,shop,8
-u1,b,shop,9
-"""
 # Their mean is (10, 10); less it they are a (1, 0), b (3, 4), c (-4, 3) and z (0, -7).
 VECTORS = {"a": (11, 10), "b": (13, 14), "c": (6, 13), "z": (10, 3)}
 TEXT = {"name": "words", "side": "item", "kind": "text", "column": "item", "vectors": "words.txt"}
@@ -41,12 +29,6 @@ def dataset_of(folder: Path, vectors: dict[str, tuple[int, int]], *, with_text: 
     lines = [f"{item} {x} {y}" for item, (x, y) in vectors.items()]
     (folder / "log" / "words.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return prepare(log, folder / "dataset")
-
-
-def by_item(dataset: Dataset, score: np.ndarray) -> dict[str, float]:
-    assert dataset.impressions is not None
-    names = ["", *dataset.vocabulary("item")]
-    return {names[row]: float(value) for row, value in zip(dataset.impressions["test"].item_row, score, strict=True)}
 
 
 def test_a_rows_score_is_the_mean_cosine_of_centred_texts_to_the_users_history(tmp_path: Path) -> None:
