@@ -193,9 +193,11 @@ class LogCounts:
         return load_segments(self.connection, file)
 
     def groups(self, segments: Sequence[str]) -> list[Group]:
-        """The sums of every group: all domains, each domain, and each value of each loaded column of segments."""
+        """The sums of every group: all domains, each of several, and each value of each loaded column of segments."""
         groups = self._groups("all domains", "'all'", "per_user")
-        groups += self._groups("domain", "domain", "per_user")
+        by_domain = self._groups("domain", "domain", "per_user")
+        if len({group.group for group in by_domain}) > 1:  # one alone is all over again, with a p value too many
+            groups += by_domain
         for name in segments:
             value = f"""CASE WHEN NOT p.has_id THEN '{NO_USER}' WHEN s."user" IS NULL THEN '{NOT_IN_FILE}'
                 ELSE coalesce(s.{quoted(name)}, '{EMPTY}') END"""
