@@ -85,7 +85,7 @@ class StageSteps:
         self.loader = RankingLoader(
             dataset, batch_size=settings.batch_size, seed=0, fields=stage.fields, domains=stage.domains
         )
-        self.optimizers = new_optimizers(model, stage, settings)
+        self.optimizers = new_optimizers(model, settings)
 
     def train(self, steps: int) -> None:
         for batch in islice(self.loader.epoch(0), steps):

@@ -122,7 +122,7 @@ def measure(dataset: Path, name: str, precision: Precision) -> Measured:
         chosen = CTRSettings(backbone=BACKBONES[name], latent_dim=64, tower_dims=(), indicator_logit=name == "STAR")
         model = new_ranking_model(data, chosen, settings)
     loader = RankingLoader(data, batch_size=BATCH, seed=0)
-    optimizers = new_optimizers(model.train(), stage, settings)
+    optimizers = new_optimizers(model.train(), settings)
 
     def load() -> None:
         for _ in loader.epoch(0):

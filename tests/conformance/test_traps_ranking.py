@@ -63,7 +63,7 @@ def stage_of(counts: list[int]) -> Stage:
 def steps(model: nn.Module, batches: Iterable[RankingBatch], settings: RankingTrainingSettings = FAST) -> None:
     """Train on some batches with one pair of optimizers, as a stage does."""
     stage = stage_of(COUNTS)
-    optimizers = new_optimizers(model, stage, settings)
+    optimizers = new_optimizers(model, settings)
     model.train()
     for one in batches:
         train_step(model, optimizers, one, stage, settings)
@@ -134,7 +134,7 @@ def owned(name: str, keys: Iterable[str], domain: int) -> set[str]:
 def test_t2_a_step_on_one_domain_leaves_what_another_owns_bit_identical(name: str) -> None:
     decaying = FAST.model_copy(update={"weight_decay": 0.1, "network_weight_decay": 0.1})
     model, counts, stage = built(name).train(), counts_of(name), stage_of(counts_of(name))
-    optimizers = new_optimizers(model, stage, decaying)
+    optimizers = new_optimizers(model, decaying)
     train_step(model, optimizers, batch([3 * count for count in counts]), stage, decaying)  # gives everything momentum
     before = {key: value.clone() for key, value in model.state_dict().items()}
     train_step(model, optimizers, batch([9] + [0] * (len(counts) - 1), seed=1), stage, decaying)
@@ -151,7 +151,7 @@ def test_t2_a_step_on_one_domain_leaves_what_another_owns_bit_identical(name: st
 def test_t2_a_step_leaves_the_embeddings_of_values_that_it_does_not_hold_bit_identical(name: str) -> None:
     decaying = FAST.model_copy(update={"weight_decay": 0.1})
     model, counts, stage = built(name).train(), counts_of(name), stage_of(counts_of(name))
-    optimizers = new_optimizers(model, stage, decaying)
+    optimizers = new_optimizers(model, decaying)
     train_step(model, optimizers, batch([30] * len(counts)), stage, decaying)
     tables = {key: table for key, table in model.named_modules() if isinstance(table, nn.Embedding) and "user" in key}
     tables = {key: table for key, table in tables.items() if table.num_embeddings == TABLES["user"]}

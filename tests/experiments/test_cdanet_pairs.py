@@ -78,7 +78,7 @@ def auc(result: RankingResult, dataset: Dataset, target: str) -> float:
 
 def trained(method: str, problem: Problem, folder: Path, target: str) -> RankingRun:
     """A row trained as its table trains it, in small steps since the log is small."""
-    row = next(row for row in pair_rows() if row.method == method)
+    row = next(row for row in pair_rows("grocery_kitchen") if row.method == method)
     settings = for_targets(row, row.settings, (target,))
     training = settings.training.model_copy(update=SMALL_STEPS)
     settings = settings.model_copy(update={"training": training})
@@ -185,7 +185,7 @@ def test_a_users_own_history_says_a_taste_that_another_users_does_not(
 
 
 def test_the_rows_are_those_of_the_paper_and_one_on_own_history_alone() -> None:
-    rows = pair_rows()
+    rows = pair_rows("grocery_kitchen")
     methods = [row.method for row in rows]
     assert methods[:3] == [OWN, BOTH, JOINT_OWN]
     assert methods[3:] == [row.method for row in all_rows() if row.method != "MLP"]
@@ -216,7 +216,7 @@ def results_of(shift: dict[str, float]) -> dict[tuple[str, str, str], list[Ranki
 
 
 def test_the_table_says_what_histories_bring_over_item_knn_and_over_another_users() -> None:
-    rows = [row for row in pair_rows() if row.method in (OWN, BOTH, FINE_TUNE)]
+    rows = [row for row in pair_rows("grocery_kitchen") if row.method in (OWN, BOTH, FINE_TUNE)]
     simple = references(has_clock=True)
     shift = {one.method: 0.0 for one in simple} | {OWN: 1.0, BOTH: 2.0, FINE_TUNE: 2.0}
     shift |= {another_users(OWN): 0.5, another_users(BOTH): 1.0}
@@ -242,7 +242,7 @@ def test_methods_judged_on_other_rows_are_not_tested_against_each_other() -> Non
 
 
 def test_every_joint_row_reads_products_and_only_what_goes_on_from_a_stage_learns_slower() -> None:
-    rows = {row.method: row.settings for row in pair_rows()}
+    rows = {row.method: row.settings for row in pair_rows("grocery_kitchen")}
     for method, settings in rows.items():
         assert getattr(settings.ranking, "products", True), method  # a factorisation machine is nothing else
     slower = {method for method, settings in rows.items() if settings.training.later_rate_factor < 1}

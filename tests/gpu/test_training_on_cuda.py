@@ -36,7 +36,7 @@ def learned(model: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             found[name] = (parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad).cpu()
-    optimizers = new_optimizers(model, stage, STEP)
+    optimizers = new_optimizers(model, STEP)
     found["loss before"] = train_step(model, optimizers, batch, stage, STEP)
     found["loss after"] = train_step(model, optimizers, batch, stage, STEP)
     return found

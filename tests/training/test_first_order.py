@@ -14,7 +14,7 @@ from isthmus.models.ddtcdr import DDTCDRModel, DDTCDRSettings
 from isthmus.models.factorisation_machine import FactorisationMachine, FactorisationMachineSettings
 from isthmus.settings import read_any_settings
 from isthmus.training.optim import descend
-from isthmus.training.ranking import RankingTrainingSettings, Stage, new_optimizers
+from isthmus.training.ranking import RankingTrainingSettings, new_optimizers
 
 RATES = RankingTrainingSettings(
     seed=0,
@@ -24,15 +24,14 @@ RATES = RankingTrainingSettings(
     first_order_learning_rate=0.25,
     later_rate_factor=0.5,
 )
-FIRST, SECOND = Stage("first", 0, (0, 1), None), Stage("second", 1, (0,), None)
 
 
 def ctr() -> nn.Module:
     return CTRModel(CTRSettings(backbone=backbone("mmoe"), linear=True, **SMALL), num_domains=2, **sized(2))
 
 
-def translation() -> TranslationNetwork:
-    settings = CDAnetSettings(extractor=backbone("mmoe"), linear=True, **SMALL)
+def translation(stages: str = "both") -> TranslationNetwork:
+    settings = CDAnetSettings.model_validate({"extractor": backbone("mmoe"), "linear": True, "stages": stages} | SMALL)
     return TranslationNetwork(settings, domain_names=("a", "b"), **sized(2))
 
 
@@ -47,10 +46,10 @@ def fm() -> nn.Module:
 MODELS = {"ctr": ctr, "translation": translation, "ddtcdr": ddtcdr, "fm": fm}
 
 
-def rates(model: nn.Module, settings: RankingTrainingSettings, stage: Stage) -> dict[int, float]:
+def rates(model: nn.Module, settings: RankingTrainingSettings) -> dict[int, float]:
     """Each parameter's learning rate; every parameter has one optimizer."""
     found: dict[int, float] = {}
-    for optimizer in new_optimizers(model, stage, settings):
+    for optimizer in new_optimizers(model, settings):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 assert id(parameter) not in found
@@ -68,8 +67,7 @@ def first_order_of(model: nn.Module) -> list[nn.Parameter]:
 def test_first_order_weights_alone_have_their_own_rate(kind: str) -> None:
     model = MODELS[kind]()
     found, without = (
-        rates(model, settings, FIRST)
-        for settings in (RATES, RATES.model_copy(update={"first_order_learning_rate": None}))
+        rates(model, settings) for settings in (RATES, RATES.model_copy(update={"first_order_learning_rate": None}))
     )
     ours = first_order_of(model)
     assert len(ours) >= 3  # of the user's and the item's tables, and of the row's numbers
@@ -78,11 +76,15 @@ def test_first_order_weights_alone_have_their_own_rate(kind: str) -> None:
     assert found == without
 
 
-def test_a_later_stage_moves_them_slower_too() -> None:
+def test_a_later_stage_moves_what_it_carries_over_slower_and_what_is_new_at_full_rates() -> None:
     model = AugmentationNetwork(translation(), 0)
-    found = rates(model, RATES, SECOND)
+    found = rates(model, RATES)
     assert {found[id(parameter)] for parameter in first_order_of(model)} == {0.125}
-    assert set(found.values()) == {0.125, 0.0005, 0.001}
+    assert {found[id(parameter)] for parameter in model.tower.parameters()} == {0.002}
+    assert {found[id(parameter)] for parameter in model.carried()} == {0.125, 0.0005, 0.001}
+    # Without a first stage nothing is carried over, not to the second target either.
+    alone = AugmentationNetwork(translation("augmentation"), 0)
+    assert set(rates(alone, RATES).values()) == {0.25, 0.001, 0.002}
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -90,9 +92,7 @@ def test_a_step_moves_them_by_that_rate(kind: str) -> None:
     torch.manual_seed(0)
     model, counts = MODELS[kind](), [6, 6]
     label = torch.arange(12).remainder(2).float()
-    descend(
-        click_loss(model(random_features(counts), slices(counts)), label).mean(), new_optimizers(model, FIRST, RATES)
-    )
+    descend(click_loss(model(random_features(counts), slices(counts)), label).mean(), new_optimizers(model, RATES))
     # Adam's first step is its rate, whatever the gradient's size; they started at zero.
     moved = torch.cat([parameter.detach().flatten() for parameter in first_order_of(model)]).abs()
     touched = moved[moved > 0]

@@ -53,7 +53,7 @@ def test_what_is_kept_and_what_is_scored_is_float32(name: str) -> None:
     torch.manual_seed(1)
     model = MODELS[name]().train()
     stage, batch = stage_and_batch(name)
-    optimizers = new_optimizers(model, stage, MIXED)
+    optimizers = new_optimizers(model, MIXED)
     first = train_step(model, optimizers, batch, stage, MIXED).mean()
     for _ in range(60):
         last = train_step(model, optimizers, batch, stage, MIXED).mean()

@@ -19,10 +19,12 @@ from isthmus.errors import DivergedError, InputError
 from isthmus.evaluation.ranking import ranking_metrics, score_impressions
 from isthmus.evaluation.ranking_summary import RankingSummary
 from isthmus.metrics import auc
+from isthmus.models.cdanet import CDAnet
 from isthmus.serving.score import score_file
 from isthmus.settings import RankingRunSettings, read_any_settings
 from isthmus.training.checkpoint import write_checkpoint
 from isthmus.training.epochs import named_divergence
+from isthmus.training.ranking_stages import new_augmentation
 
 SMALL = {"embedding_dim": 4, "latent_dim": 8, "tower_dims": [8]}
 MMOE = {"kind": "mmoe", "hidden_dims": [8], "num_experts": 2, "norm": "none"}
@@ -67,11 +69,11 @@ def test_cdanet_on_one_domain_is_told_to_have_nothing_to_translate(tmp_path: Pat
         assert bool(score_impressions(run.model, dataset, "test", None).isfinite().all())
 
 
-@pytest.mark.parametrize("when", [0, 2])
+@pytest.mark.parametrize(("when", "factor"), [(0, 1.0), (2, 1.0), (2, 0.0)])
 def test_training_killed_within_or_between_the_stages_ends_the_same(
-    labelled: Dataset, tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch
+    labelled: Dataset, tmp_path: Path, when: int, factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trained(labelled, tmp_path / "whole", "cdanet")
+    whole = trained(labelled, tmp_path / "whole", "cdanet", later_rate_factor=factor)
     from isthmus.training import ranking
 
     calls = 0
@@ -85,11 +87,26 @@ def test_training_killed_within_or_between_the_stages_ends_the_same(
 
     monkeypatch.setattr(ranking, "write_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
-        trained(labelled, tmp_path / "run", "cdanet")
+        trained(labelled, tmp_path / "run", "cdanet", later_rate_factor=factor)
     monkeypatch.undo()
-    run = trained(labelled, tmp_path / "run", "cdanet")
+    run = trained(labelled, tmp_path / "run", "cdanet", later_rate_factor=factor)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, run.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stages", ["both", "augmentation"])
+def test_a_later_stage_leaves_as_it_is_what_it_may_not_move(labelled: Dataset, tmp_path: Path, stages: str) -> None:
+    settings = settings_of("cdanet", later_rate_factor=0.0, weight_decay=0.1, network_weight_decay=0.1)
+    settings = settings.model_copy(update={"ranking": settings.ranking.model_copy(update={"stages": stages})})
+    model = train_run(labelled.path, tmp_path / "run", settings, device="cpu", say=lambda _: None).model
+    assert isinstance(model, CDAnet)
+    for target, network in zip(model.targets, model.augmentations, strict=True):
+        start = dict(new_augmentation(model.translation, target, settings.training).named_parameters())
+        moved = {name for name, value in network.named_parameters() if not torch.equal(value, start[name])}
+        towers = {name for name in start if name.startswith("tower.")}
+        assert towers <= moved
+        # Without a first stage nothing is carried over: all is random numbers, which learn.
+        assert (moved == towers) == (stages == "both")
 
 
 @pytest.mark.parametrize("patience", [1, 50])

@@ -10,7 +10,7 @@ negatives are drawn by training popularity.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from isthmus.experiments.cdanet_pair_rows import (
     QUICK_CONTROLLED,
     QUICK_METHODS,
     TEXT_KNN,
+    Pair,
     another_users,
     literal_rows,
     pair_rows,
@@ -43,7 +44,6 @@ from isthmus.experiments.kept_dataset import kept_dataset
 from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
 from isthmus.experiments.table import Table, TableRow
 
-Pair = Literal["grocery_kitchen", "movie_book", "kg_books_movies"]
 TRIALS = 8
 SEARCH_SHARE = 0.25  # of the training rows: a search on all of them would take a day
 QUICK_EPOCHS = 12
@@ -103,7 +103,9 @@ def reproduce(
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
     seeds = range(1 if quick else num_seeds)
     problem = new_problem(pair, data, out, "matched", None, say)
-    rows = [shortened(row) for row in pair_rows() if row.method in QUICK_METHODS] if quick else pair_rows()
+    rows = pair_rows(pair)
+    if quick:
+        rows = [shortened(row) for row in rows if row.method in QUICK_METHODS]
     trials = default_trials(quick) if trials is None else trials
     rows = tuned(rows, problem, out, trials=trials, say=say, share=SEARCH_SHARE)
     has_clock = pair == "grocery_kitchen"

@@ -236,6 +236,7 @@ class AugmentationNetwork(nn.Module):
         super().__init__()
         settings = translation.settings
         self.target, self.num_domains = target, translation.num_domains
+        self.has_first_stage = settings.stages == "both"
         self.embedding = deepcopy(translation.embedding)
         self.products = translation.products
         self.dropout = nn.Dropout(settings.dropout)
@@ -249,6 +250,13 @@ class AugmentationNetwork(nn.Module):
             nn.init.zeros_(self.gate.weight)
             nn.init.constant_(self.gate.bias, OPEN_GATE)
         self.tower = PredictionTowers(1, dim * (1 + num_others), settings.tower_dims, NoNorm, settings.dropout)
+
+    def carried(self) -> list[nn.Parameter]:
+        """What the first stage has trained: all but the tower and the gate, or nothing where there was none."""
+        if not self.has_first_stage:
+            return []
+        new = {id(p) for part in (self.tower, self.gate) if part is not None for p in part.parameters()}
+        return [p for p in self.parameters() if id(p) not in new]
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         _, _, logit = self._read(features, domain_slices)

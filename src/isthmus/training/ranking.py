@@ -38,7 +38,9 @@ class RankingTrainingSettings(BaseModel):
     first_order_learning_rate: of first-order weights, which factorisation machines have and others with `linear`; None:
         that of the tables, or of the networks where they are of numbers and texts. Adam moves a number by about its
         rate a step, and such a weight adds to the logit as it is: at a table's rate it says next to nothing.
-    later_rate_factor: multiplies all learning rates in the stages after the first (CDAnet's fine-tuning).
+    later_rate_factor: multiplies the learning rates of what a stage after the first carries over from it (CDAnet's
+        embedding, extractors, translators and first-order weights); what is new there, such as its tower, learns at the
+        full rates. 0 leaves what is carried over as it is.
     balance: `rows`: the loss is the mean over rows; `domains`: the mean over domains of each one's mean (CDAnet eq. 6).
     domains: only these domains' rows are trained on and validated, as a model of one domain alone is; None: all.
     train_share: of each domain's training rows, the share that is kept, drawn by the seed.
@@ -63,7 +65,7 @@ class RankingTrainingSettings(BaseModel):
     network_learning_rate: float = Field(default=1e-3, gt=0)
     network_weight_decay: float = Field(default=0.0, ge=0)
     first_order_learning_rate: float | None = Field(default=None, gt=0)
-    later_rate_factor: float = Field(default=1.0, gt=0)
+    later_rate_factor: float = Field(default=1.0, ge=0)
     schedule: Schedule = "constant"
     balance: Literal["rows", "domains"] = "rows"
     domains: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -140,7 +142,7 @@ def _train(
         unseen_items=settings.unseen_items,
         in_turn=settings.in_turn,
     )
-    optimizers = new_optimizers(model, stage, settings)
+    optimizers = new_optimizers(model, settings)
     torch.manual_seed(settings.seed + stage.number)
     generator = torch.Generator().manual_seed(settings.seed)
     progress = read_checkpoint(folder, model, optimizers, generator)
@@ -185,25 +187,27 @@ def _train(
     return reports
 
 
-def new_optimizers(model: nn.Module, stage: Stage, settings: RankingTrainingSettings) -> list[torch.optim.Optimizer]:
-    """One optimizer for the embedding tables, and one for the networks where there are any; frozen parts have none.
+def new_optimizers(model: nn.Module, settings: RankingTrainingSettings) -> list[torch.optim.Optimizer]:
+    """An optimizer for each learning rate of the embedding tables, and of the networks; frozen parts have none."""
+    of_first_order = settings.first_order_learning_rate
+    apart = set() if of_first_order is None else first_order_weights(model)
+    carried = {id(p) for p in model.carried()} if isinstance(model, AugmentationNetwork) else set()
 
-    First-order weights that have a learning rate of their own have optimizers of their own, with the same decay.
-    """
-    factor = settings.later_rate_factor if stage.number else 1.0
-    rates = {False: (settings.learning_rate, settings.network_learning_rate)}
-    apart: set[int] = set()
-    if settings.first_order_learning_rate is not None:
-        rates[True] = (settings.first_order_learning_rate, settings.first_order_learning_rate)
-        apart = first_order_weights(model)
-    tables, networks = ([p for p in part if p.requires_grad] for part in split_parameters(model))
+    def by_rate(part: list[nn.Parameter], rate: float) -> dict[float, list[nn.Parameter]]:
+        found: dict[float, list[nn.Parameter]] = {}
+        for p in part:
+            own = of_first_order if id(p) in apart and of_first_order is not None else rate
+            own *= settings.later_rate_factor if id(p) in carried else 1.0
+            if p.requires_grad:
+                found.setdefault(own, []).append(p)
+        return found
+
+    tables, networks = split_parameters(model)
     optimizers: list[torch.optim.Optimizer] = []
-    for is_apart, (table_rate, network_rate) in rates.items():
-        if ours := [p for p in tables if (id(p) in apart) == is_apart]:
-            optimizers.append(RowAdamW(ours, lr=factor * table_rate, weight_decay=settings.weight_decay))
-        if ours := [p for p in networks if (id(p) in apart) == is_apart]:
-            decay = settings.network_weight_decay
-            optimizers.append(AdamW(ours, lr=factor * network_rate, weight_decay=decay, fused=True))
+    for rate, ours in by_rate(tables, settings.learning_rate).items():
+        optimizers.append(RowAdamW(ours, lr=rate, weight_decay=settings.weight_decay))
+    for rate, ours in by_rate(networks, settings.network_learning_rate).items():
+        optimizers.append(AdamW(ours, lr=rate, weight_decay=settings.network_weight_decay, fused=True))
     return optimizers
 
 

@@ -149,8 +149,15 @@ def new_translation(
 def new_augmentation(
     translation: TranslationNetwork, target: int, training: RankingTrainingSettings
 ) -> AugmentationNetwork:
-    """CDAnet's second stage for one target: the first stage's parts as they are now, and a new tower."""
-    return seeded(training.seed + 1 + target, lambda: AugmentationNetwork(translation, target))
+    """CDAnet's second stage for one target: the first stage's parts as they are now, and a new tower.
+
+    Where `later_rate_factor` is 0, those parts stay so.
+    """
+    network = seeded(training.seed + 1 + target, lambda: AugmentationNetwork(translation, target))
+    if training.later_rate_factor == 0:
+        for parameter in network.carried():
+            parameter.requires_grad_(False)
+    return network
 
 
 def new_plug_in(
