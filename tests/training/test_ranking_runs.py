@@ -107,6 +107,8 @@ def test_a_later_stage_leaves_as_it_is_what_it_may_not_move(labelled: Dataset, t
         assert towers <= moved
         # Without a first stage nothing is carried over: all is random numbers, which learn.
         assert (moved == towers) == (stages == "both")
+        learning = {name for name, value in network.named_parameters() if value.requires_grad}
+        assert (learning == towers) == (stages == "both")  # what does not move costs no gradient
 
 
 @pytest.mark.parametrize("patience", [1, 50])
