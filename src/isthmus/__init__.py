@@ -361,7 +361,14 @@ def ab(
 
 
 def reproduce(
-    name: str, data: AnyPath, out: AnyPath, *, num_seeds: int = 3, quick: bool = False, trials: int | None = None
+    name: str,
+    data: AnyPath,
+    out: AnyPath,
+    *,
+    num_seeds: int = 3,
+    quick: bool = False,
+    trials: int | None = None,
+    methods: Sequence[str] | None = None,
 ) -> Path:
     """Make a published table again; gives the path of the report.
 
@@ -374,13 +381,16 @@ def reproduce(
         data: the folder of the data set's own files.
         quick: one seed of the main rows.
         trials: of the search of each row's settings, where the experiment has one; 0: the settings as declared.
+        methods: of `cdanet-table-2`, by their names in it: only these and the control; None: all.
 
     Raises:
-        InputError: the name is unknown, the data are not the experiment's, or `trials` is given and it has no search.
+        InputError: the name or a method is unknown, the data are another's, or it has no search or is made whole.
     """
     from isthmus.experiments.catalogue import reproduce as reproduce_experiment
 
-    return reproduce_experiment(name, Path(data), Path(out), num_seeds=num_seeds, quick=quick, trials=trials)
+    return reproduce_experiment(
+        name, Path(data), Path(out), num_seeds=num_seeds, quick=quick, trials=trials, methods=methods
+    )
 
 
 def demo(data: AnyPath | None, out: AnyPath) -> Path:

@@ -207,18 +207,14 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     reproduce = verb["reproduce"]
     reproduce.add_argument("name", metavar="NAME", help=", ".join(EXPERIMENTS))
-    reproduce.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="the folder of the data set's own files"
-    )
+    reproduce.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data set's own files")
     reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write to")
     reproduce.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default: 3)")
     reproduce.add_argument("--quick", action="store_true", help="one seed of the main rows")
-    reproduce.add_argument(
-        "--trials",
-        type=int,
-        metavar="N",
-        help="of the search of each ranking row (default: 8); 0: the declared settings",
-    )
+    trials = "of each ranking row's search (default: 8); 0: the declared settings"
+    reproduce.add_argument("--trials", type=int, metavar="N", help=trials)
+    method = "of cdanet-table-2: only this method and the control; may be given again"
+    reproduce.add_argument("--method", action="append", metavar="NAME", help=method)
 
     verb["demo"].add_argument(
         "--data", type=Path, metavar="DIR", help="a folder of public data sets; without it, simulated data only"
@@ -275,7 +271,13 @@ def run_verb(given: argparse.Namespace) -> int:
             run_serving_verb(given)
         case "reproduce":
             report = isthmus.reproduce(
-                given.name, given.data, given.out, num_seeds=given.seeds, quick=given.quick, trials=given.trials
+                given.name,
+                given.data,
+                given.out,
+                num_seeds=given.seeds,
+                quick=given.quick,
+                trials=given.trials,
+                methods=given.method,
             )
             print(f"{report}: written")
         case "demo":

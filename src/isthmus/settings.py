@@ -90,6 +90,11 @@ class RankingRunSettings(BaseModel):
                 "training.first_order_learning_rate: this model has no first-order weights; give ranking.linear: true "
                 "(kinds ctr, cdanet and ddtcdr), or leave it out"
             )
+        if self.training.later_rate_factor != 1 and not carries_over(self.ranking):
+            raise ValueError(
+                "training.later_rate_factor: no stage of this model goes on with what one before it has trained; only "
+                "kind cdanet with ranking.stages: both has one; leave it out"
+            )
         return self
 
 
@@ -104,6 +109,11 @@ def has_first_order_weights(ranking: AnyRankingSettings) -> bool:
             return False
         case other:
             assert_never(other)
+
+
+def carries_over(ranking: AnyRankingSettings) -> bool:
+    """Whether a later stage of a click model goes on with trained parts of its first."""
+    return isinstance(ranking, CDAnetSettings) and ranking.stages == "both"
 
 
 AnyRunSettings = RunSettings | RankingRunSettings

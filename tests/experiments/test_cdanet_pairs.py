@@ -1,5 +1,6 @@
 """Pairs of purchases alone: which files are whose, who the other user is, and a planted taste that only he lacks."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from isthmus.experiments.cdanet_pairs import (
     pair_in,
     permuted,
 )
-from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, all_rows
+from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, SIMPLE, all_rows
 from isthmus.experiments.cdanet_table_2 import metrics_of
 from isthmus.experiments.ranking_grid import Problem, for_targets
 
@@ -44,14 +45,14 @@ NUM_USERS, NUM_ITEMS = 600, 20
 SMALL_STEPS = {"batch_size": 128, "epochs": 12, "patience": 8, "learning_rate": 5e-3, "network_learning_rate": 3e-3}
 
 
-def write_taste(folder: Path) -> Path:
+def write_taste(folder: Path, num_users: int = NUM_USERS) -> Path:
     """Purchases of users of two tastes: every item that a user buys, eight groceries and one of kitchen, is of his.
 
     So what is known of a user in kitchen is in groceries alone.
     """
     rng = np.random.default_rng(0)
     lines: list[tuple[str, str, str, int]] = []
-    for user in range(NUM_USERS):
+    for user in range(num_users):
         for domain, count in (("grocery", 8), ("kitchen", 1)):
             for item in rng.choice(NUM_ITEMS, count, replace=False):
                 asin = f"{domain}{user % 2}-{item}"
@@ -182,6 +183,18 @@ def test_a_users_own_history_says_a_taste_that_another_users_does_not(
     assert auc(real, run.dataset, "grocery") > 0.65
     # Tastes are two, so that half of the other users have the same.
     assert abs(auc(other, run.dataset, "grocery") - 0.5) < 0.1
+
+
+def test_a_table_of_one_method_has_it_its_control_and_what_needs_no_network(tmp_path: Path) -> None:
+    data, out = write_taste(tmp_path / "data", num_users=50), tmp_path / "out"
+    report = reproduce("cdanet-table-2", data, out, quick=True, methods=["MMoE"])
+    for file in (report, out / "cdanet-table-2" / "paper-literal" / "table.md"):
+        content = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        trained = [row["method"] for row in content["rows"] if row["group"] != SIMPLE]
+        assert trained == ["MMoE", FINE_TUNE]
+        assert any("Paper-literal" in note for note in content["notes"]) == (file != report)
+    with pytest.raises(InputError, match=r"no row is called 'MMOE'; known are MLP, own history; .*CDAnet\+MMoE"):
+        reproduce("cdanet-table-2", data, out, quick=True, methods=["MMOE"])
 
 
 def test_the_rows_are_those_of_the_paper_and_one_on_own_history_alone() -> None:

@@ -19,6 +19,7 @@ from isthmus.experiments.cdanet_rows import (
     FINE_TUNE,
     MAIN,
     NEW_USERS_REFERENCES,
+    SIMPLE,
     TREES,
     all_rows,
     first_order,
@@ -92,6 +93,12 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     for line in said:
         finished, _, rest = line.partition(" of ")
         assert rest == f"{finished} runs are finished already"
+    cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, methods=["MLP"], say=said.append)
+    some = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    trained = {row["method"]: row["metrics"] for row in some["rows"] if row["group"] != SIMPLE}
+    statistics = {f"{method}, statistics" for method in ("MLP", FINE_TUNE)}
+    assert trained.keys() == {"MLP", FINE_TUNE, first_order(FINE_TUNE)} | statistics
+    assert all(rows[method]["metrics"] == metrics for method, metrics in trained.items())
     with pytest.raises(InputError, match=r"rows.*with other settings than it has now.*give another --out"):
         cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, trials=0, say=lambda _: None)
 

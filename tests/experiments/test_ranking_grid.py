@@ -72,6 +72,8 @@ def test_a_finished_search_from_other_settings_is_refused(row: Row, labelled: Da
 def test_trials_of_an_experiment_without_a_search_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="adi-table-3 has no search"):
         reproduce("adi-table-3", tmp_path, tmp_path, num_seeds=1, quick=False, trials=4)
+    with pytest.raises(InputError, match="cdanet-table-7 is made whole"):
+        reproduce("cdanet-table-7", tmp_path, tmp_path, num_seeds=1, quick=False, trials=4, methods=["MLP"])
 
 
 def test_an_output_folder_is_of_one_data_set(tmp_path: Path) -> None:

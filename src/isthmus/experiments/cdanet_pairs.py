@@ -41,9 +41,10 @@ from isthmus.experiments.cdanet_pair_rows import (
 from isthmus.experiments.cdanet_rows import FINE_TUNE, SIMPLE
 from isthmus.experiments.cdanet_table_2 import NUM_RESAMPLES, in_words, metrics_of
 from isthmus.experiments.kept_dataset import kept_dataset
-from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
+from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, chosen, run_grid, tuned
 from isthmus.experiments.table import Table, TableRow
 
+LITERAL = "literal"
 TRIALS = 8
 SEARCH_SHARE = 0.25  # of the training rows: a search on all of them would take a day
 QUICK_EPOCHS = 12
@@ -90,6 +91,7 @@ def reproduce(
     num_seeds: int,
     quick: bool = False,
     trials: int | None = None,
+    methods: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Search, train and judge every row, and write a table a protocol; gives the path of the first.
@@ -98,31 +100,35 @@ def reproduce(
         data: the folder of the pair's files.
         quick: one seed of the main rows with the declared settings, not searched, and few epochs.
         trials: of each row's search; None: eight, or none where quick; 0: the settings as declared.
+        methods: only these and the control; None: all.
     """
     if num_seeds < 1:
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
     seeds = range(1 if quick else num_seeds)
+    rows = chosen([row for row in pair_rows(pair) if not quick or row.method in QUICK_METHODS], methods, FINE_TUNE)
     problem = new_problem(pair, data, out, "matched", None, say)
-    rows = pair_rows(pair)
     if quick:
-        rows = [shortened(row) for row in rows if row.method in QUICK_METHODS]
+        rows = [shortened(row) for row in rows]
     trials = default_trials(quick) if trials is None else trials
     rows = tuned(rows, problem, out, trials=trials, say=say, share=SEARCH_SHARE)
     has_clock = pair == "grocery_kitchen"
     simple = references(has_clock=has_clock)
-    own = next(row for row in rows if row.method == OWN)
-    unlike = replace(own, method=another_users(OWN), group=ANOTHER_GROUP, judge=with_another_users_own_history)
-    results = run_grid([*rows, unlike], simple, [problem], seeds, out, say)
+    unlike = [
+        replace(row, method=another_users(OWN), group=ANOTHER_GROUP, judge=with_another_users_own_history)
+        for row in rows
+        if row.method == OWN
+    ]
+    results = run_grid([*rows, *unlike], simple, [problem], seeds, out, say)
     others: list[Row] = []
     if has_clock:
         controlled = QUICK_CONTROLLED if quick else CONTROLLED
         # A row whose search chose own histories alone reads nothing that could be another user's.
         others = [row for row in rows if row.method in controlled and row.settings.ranking.fields == BOTH_FIELDS]
         results |= run_others(others, problem, data, out, seeds, say)
-    table = new_table(f"CDAnet Table 2 on {TITLES[pair]}", [*rows, unlike], others, simple, problem, results)
+    table = new_table(f"CDAnet Table 2 on {TITLES[pair]}", [*rows, *unlike], others, simple, problem, results)
     report = table.write(out / "cdanet-table-2" / pair.replace("_", "-"))
     if has_clock:
-        literal = new_problem(pair, data, out, "literal", UNIFORM, say)
+        literal = new_problem(pair, data, out, LITERAL, UNIFORM, say)
         simple = [*references(has_clock=True), ReferenceRow("LightGBM, own domain", SIMPLE, "LightGBM, own domain")]
         rows = literal_rows(rows)
         results = run_grid(rows, simple, [literal], seeds, out, say)
@@ -233,12 +239,14 @@ def new_table(
             for one in others
         ),
     ]
-    if any(row.method == OWN for row in rows):
+    methods = {row.method for row in rows}
+    if OWN in methods:
         notes += [f"{OWN}, less {knn}: {difference(OWN, knn, problem, results)}." for knn in (KNN, TEXT_KNN)]
         unlike = difference(OWN, another_users(OWN), problem, results)
         notes.append(f"{OWN}, less the same model reading another user's history in the domain: {unlike}.")
+    if {OWN, BOTH} <= methods:
         notes.append(f"{BOTH}, less {OWN}: {difference(BOTH, OWN, problem, results)}.")
-    else:
+    if problem.name == LITERAL:
         notes.append("Paper-literal: does not measure taste. New items are many of the positives and few negatives.")
     return Table(
         title, problem.targets, "auc", ("grouped_auc", "log_loss", "calibration_error"), tuple(lines), tuple(notes)

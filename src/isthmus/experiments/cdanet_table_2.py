@@ -32,7 +32,7 @@ from isthmus.experiments.cdanet_rows import (
     with_statistics,
 )
 from isthmus.experiments.kept_dataset import kept_dataset
-from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, run_grid, tuned
+from isthmus.experiments.ranking_grid import Problem, ReferenceRow, Results, Row, chosen, run_grid, tuned
 from isthmus.experiments.table import Table, TableRow
 
 PAIR = ("Movies", "Books")
@@ -60,6 +60,7 @@ def reproduce(
     quick: bool = False,
     ablations: bool = False,
     trials: int | None = None,
+    methods: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Search, train and judge every row, and write a table a protocol; gives the path of the first.
@@ -69,6 +70,7 @@ def reproduce(
         quick: one seed and split of the main rows, with two trials each.
         ablations: CDAnet without each of its parts instead of all methods.
         trials: of each row's search; None: eight, or two where quick; 0: the settings as declared.
+        methods: only these, with first-order weights and statistics too, and the control; None: all.
     """
     if num_seeds < 1:
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
@@ -76,7 +78,7 @@ def reproduce(
     seeds = range(1 if quick else num_seeds)
     cold = [cold_problem(data, out, target, number, say) for number in splits for target in PAIR]
     random = [random_problem(data, out, number, say) for number in splits]
-    wanted = [row for row in all_rows() if not quick or row.method in QUICK_ROWS]
+    wanted = chosen([row for row in all_rows() if not quick or row.method in QUICK_ROWS], methods, FINE_TUNE)
     if ablations:
         wanted = [row for row in wanted if row.method in (FINE_TUNE, MAIN)]
     trials = default_trials(quick) if trials is None else trials

@@ -140,6 +140,19 @@ Results = dict[tuple[str, str, str], list[RankingResult]]
 """By method, problem and target: the judged rows of each seed."""
 
 
+def chosen(rows: Sequence[Row], methods: Sequence[str] | None, control: str) -> list[Row]:
+    """The rows of these methods and the control, which paired tests are against; None: all rows.
+
+    Raises:
+        InputError: a method has no row.
+    """
+    known = [row.method for row in rows]
+    for method in methods or ():
+        if method not in known:
+            raise InputError(f"method: no row is called {method!r}; known are {'; '.join(known)}")
+    return [row for row in rows if methods is None or row.method in (*methods, control)]
+
+
 def tuned(
     rows: Sequence[Row],
     problem: Problem,

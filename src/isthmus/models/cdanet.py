@@ -236,7 +236,6 @@ class AugmentationNetwork(nn.Module):
         super().__init__()
         settings = translation.settings
         self.target, self.num_domains = target, translation.num_domains
-        self.has_first_stage = settings.stages == "both"
         self.embedding = deepcopy(translation.embedding)
         self.products = translation.products
         self.dropout = nn.Dropout(settings.dropout)
@@ -252,9 +251,7 @@ class AugmentationNetwork(nn.Module):
         self.tower = PredictionTowers(1, dim * (1 + num_others), settings.tower_dims, NoNorm, settings.dropout)
 
     def carried(self) -> list[nn.Parameter]:
-        """What the first stage has trained: all but the tower and the gate, or nothing where there was none."""
-        if not self.has_first_stage:
-            return []
+        """What comes from the first stage: all but the tower and the gate."""
         new = {id(p) for part in (self.tower, self.gate) if part is not None for p in part.parameters()}
         return [p for p in self.parameters() if id(p) not in new]
 

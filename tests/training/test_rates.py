@@ -1,4 +1,4 @@
-"""The learning rate of first-order weights: of them alone, in every model that has them, in every stage."""
+"""Which learning rate each parameter has: first-order weights their own, what a later stage carries over less."""
 
 import pytest
 import torch
@@ -30,8 +30,8 @@ def ctr() -> nn.Module:
     return CTRModel(CTRSettings(backbone=backbone("mmoe"), linear=True, **SMALL), num_domains=2, **sized(2))
 
 
-def translation(stages: str = "both") -> TranslationNetwork:
-    settings = CDAnetSettings.model_validate({"extractor": backbone("mmoe"), "linear": True, "stages": stages} | SMALL)
+def translation() -> TranslationNetwork:
+    settings = CDAnetSettings.model_validate({"extractor": backbone("mmoe"), "linear": True} | SMALL)
     return TranslationNetwork(settings, domain_names=("a", "b"), **sized(2))
 
 
@@ -82,9 +82,6 @@ def test_a_later_stage_moves_what_it_carries_over_slower_and_what_is_new_at_full
     assert {found[id(parameter)] for parameter in first_order_of(model)} == {0.125}
     assert {found[id(parameter)] for parameter in model.tower.parameters()} == {0.002}
     assert {found[id(parameter)] for parameter in model.carried()} == {0.125, 0.0005, 0.001}
-    # Without a first stage nothing is carried over, not to the second target either.
-    alone = AugmentationNetwork(translation("augmentation"), 0)
-    assert set(rates(alone, RATES).values()) == {0.25, 0.001, 0.002}
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -110,3 +107,12 @@ def test_a_rate_of_weights_that_a_model_lacks_is_refused(ranking: str) -> None:
     if ranking != "ranking.kind=keep":
         read_any_settings(None, [ranking, rate, "ranking.linear=true"], task="ranking")
     read_any_settings(None, ["ranking.kind=fm", rate], task="ranking")
+
+
+@pytest.mark.parametrize("ranking", ["ranking.kind=keep", "ranking.kind=ctr", "ranking.stages=augmentation"])
+def test_a_factor_of_what_no_stage_carries_over_is_refused(ranking: str) -> None:
+    factor = "training.later_rate_factor=0.2"
+    with pytest.raises(InputError, match=r"later_rate_factor: no stage of this model goes on with what .*leave it out"):
+        read_any_settings(None, [ranking, factor], task="ranking")
+    read_any_settings(None, [ranking, "training.later_rate_factor=1"], task="ranking")
+    read_any_settings(None, [factor], task="ranking")
