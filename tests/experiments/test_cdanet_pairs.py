@@ -39,7 +39,7 @@ from isthmus.experiments.cdanet_pairs import (
 )
 from isthmus.experiments.cdanet_rows import FINE_TUNE, MAIN, SIMPLE, all_rows
 from isthmus.experiments.cdanet_table_2 import metrics_of
-from isthmus.experiments.ranking_grid import Problem, for_targets
+from isthmus.experiments.ranking_grid import Problem
 
 NUM_USERS, NUM_ITEMS = 600, 20
 SMALL_STEPS = {"batch_size": 128, "epochs": 12, "patience": 8, "learning_rate": 5e-3, "network_learning_rate": 3e-3}
@@ -80,7 +80,7 @@ def auc(result: RankingResult, dataset: Dataset, target: str) -> float:
 def trained(method: str, problem: Problem, folder: Path, target: str) -> RankingRun:
     """A row trained as its table trains it, in small steps since the log is small."""
     row = next(row for row in pair_rows("grocery_kitchen") if row.method == method)
-    settings = for_targets(row, row.settings, (target,))
+    settings = row.settings_for((target,))
     training = settings.training.model_copy(update=SMALL_STEPS)
     settings = settings.model_copy(update={"training": training})
     return train(problem.dataset, folder, settings, device="cpu", say=lambda _: None)

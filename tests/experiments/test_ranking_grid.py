@@ -10,9 +10,10 @@ from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.experiments.catalogue import reproduce
 from isthmus.experiments.cdanet_pair_rows import with_fields
-from isthmus.experiments.cdanet_rows import FINE_TUNE, all_rows
+from isthmus.experiments.cdanet_rows import FINE_TUNE, all_rows, with_first_order
 from isthmus.experiments.kept_dataset import keep_to_one_data_set
 from isthmus.experiments.ranking_grid import Problem, Row, tuned
+from isthmus.settings import RankingRunSettings
 
 
 @pytest.fixture
@@ -22,6 +23,10 @@ def row(labelled: Dataset) -> Row:
     training = row.settings.training.model_copy(update={"epochs": 2, "batch_size": 64})
     settings = row.settings.model_copy(update={"training": training})
     return Row(row.method, row.group, settings, row.is_single, row.search)
+
+
+def with_rate(settings: RankingRunSettings, rate: float) -> RankingRunSettings:
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"learning_rate": rate})})
 
 
 def test_no_trial_leaves_the_rows_as_declared(row: Row, labelled: Dataset, tmp_path: Path) -> None:
@@ -37,14 +42,14 @@ def test_trials_are_trained_on_the_share_and_what_is_found_is_for_all_rows(
 ) -> None:
     problem = Problem("p", labelled.path, labelled.schema.domain_names[:1])
     (found,) = tuned([row], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
-    (value,) = tmp_path.glob("tuning/*/trials/0/value.json")
+    (value,) = tmp_path.glob(f"tuning/*/{problem.targets[0]}/trials/0/value.json")
     trial = json.loads(value.read_text())["settings"]["training"]
     assert (trial["train_share"], trial["domains"]) == (0.5, [problem.targets[0]])
     assert found.settings.training.train_share == 1.0
     assert found.settings.training.learning_rate == trial["learning_rate"] != row.settings.training.learning_rate
 
 
-def test_every_row_but_those_of_one_domain_is_searched_for_all_targets(
+def test_every_row_is_searched_for_all_targets_those_of_one_domain_for_each(
     row: Row, labelled: Dataset, tmp_path: Path
 ) -> None:
     names = labelled.schema.domain_names
@@ -52,13 +57,23 @@ def test_every_row_but_those_of_one_domain_is_searched_for_all_targets(
     short = two_stages.settings.training.model_copy(update={"epochs": 1, "batch_size": 64})
     two_stages = replace(two_stages, settings=two_stages.settings.model_copy(update={"training": short}))
     found = tuned([row, two_stages], Problem("p", labelled.path, names), tmp_path, trials=1, say=lambda _: None)
-    tried = [
-        json.loads((tmp_path / "tuning" / one.folder / "trials" / "0" / "value.json").read_text())["settings"]
-        for one in (row, two_stages)
-    ]
-    assert tried[0]["training"]["domains"] == [names[0]]
-    assert tried[1]["ranking"]["targets"] == list(names)
+    tuning = tmp_path / "tuning"
+    folders = [*(tuning / row.folder / name for name in names), tuning / two_stages.folder]
+    tried = [json.loads((folder / "trials" / "0" / "value.json").read_text())["settings"] for folder in folders]
+    assert [one["training"]["domains"] for one in tried[:-1]] == [[name] for name in names]
+    assert tried[-1]["ranking"]["targets"] == list(names)
     assert [one.settings.training.domains for one in found] == [None, None]
+
+
+def test_what_is_found_for_one_target_holds_for_its_model_alone(row: Row) -> None:
+    rates = {"a": 1e-3, "b": 2e-3}
+    by_target = {name: with_rate(row.settings, rate) for name, rate in rates.items()}
+    found = replace(row, settings=by_target["a"], by_target=by_target)
+    for one in (found, with_fields(found, ("user_id",), "another"), *with_first_order([found])):
+        settings = {name: one.settings_for((name,)) for name in ("a", "b", "c")}
+        assert {name: each.training.learning_rate for name, each in settings.items()} == {**rates, "c": 1e-3}
+        assert {name: each.training.domains for name, each in settings.items()} == {name: (name,) for name in settings}
+        assert len({each.ranking.fields for each in settings.values()}) == 1
 
 
 def test_a_finished_search_from_other_settings_is_refused(row: Row, labelled: Dataset, tmp_path: Path) -> None:

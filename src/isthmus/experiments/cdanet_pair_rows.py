@@ -18,6 +18,7 @@ from isthmus.experiments.cdanet_rows import (
     SINGLE,
     WEIGHTS,
     all_rows,
+    reading,
 )
 from isthmus.experiments.ranking_grid import ReferenceRow, Row
 from isthmus.models.cdanet import CDAnetSettings
@@ -83,14 +84,12 @@ def adapted(row: Row, pair: Pair) -> Row:
 
 def with_fields(row: Row, fields: tuple[str, ...], method: str) -> Row:
     """A row that reads other fields, under another name."""
-    ranking = row.settings.ranking.model_copy(update={"fields": fields})
-    settings = row.settings.model_copy(update={"ranking": ranking})
-    return Row(method, row.group, settings, row.is_single, row.search)
+    return row.changed(lambda settings: reading(settings, fields), method=method)
 
 
 def literal_rows(rows: Sequence[Row]) -> list[Row]:
     """The paper's fields, ids and words, with the settings that were found on histories."""
-    chosen = [Row("MLP", row.group, row.settings, row.is_single) if row.method == OWN else row for row in rows]
+    chosen = [replace(row, method="MLP") if row.method == OWN else row for row in rows]
     return [with_fields(row, LITERAL_FIELDS, row.method) for row in chosen if row.method in LITERAL_METHODS]
 
 

@@ -150,15 +150,19 @@ def with_first_order(rows: list[Row]) -> list[Row]:
     """
     result = []
     for one in rows:
-        ranking = one.settings.ranking
-        if isinstance(ranking, KEEPSettings):
-            continue
-        if not isinstance(ranking, FactorisationMachineSettings):
-            ranking = ranking.model_copy(update={"linear": True})
-        training = one.settings.training.model_copy(update={"first_order_learning_rate": 0.05})
-        settings = one.settings.model_copy(update={"ranking": ranking, "training": training})
-        result.append(Row(first_order(one.method), FIRST_ORDER, settings, one.is_single, FIRST_ORDER_RATES))
+        if not isinstance(one.settings.ranking, KEEPSettings):
+            named = {"method": first_order(one.method), "group": FIRST_ORDER, "search": FIRST_ORDER_RATES}
+            result.append(one.changed(add_first_order, **named))
     return result
+
+
+def add_first_order(settings: RankingRunSettings) -> RankingRunSettings:
+    """Settings with first-order weights that learn at a rate of their own."""
+    ranking = settings.ranking
+    if not isinstance(ranking, FactorisationMachineSettings):
+        ranking = ranking.model_copy(update={"linear": True})
+    training = settings.training.model_copy(update={"first_order_learning_rate": 0.05})
+    return settings.model_copy(update={"ranking": ranking, "training": training})
 
 
 def first_order(method: str) -> str:
@@ -168,12 +172,20 @@ def first_order(method: str) -> str:
 
 def with_statistics(rows: list[Row], fields: tuple[str, ...]) -> list[Row]:
     """The rows with statistics of training labels beside the ids, and the settings that were found without them."""
-    result = []
-    for one in rows:
-        ranking = one.settings.ranking.model_copy(update={"fields": fields})
-        settings = one.settings.model_copy(update={"ranking": ranking})
-        result.append(Row(f"{one.method}, statistics", STATISTICS, settings, one.is_single))
-    return result
+    return [
+        one.changed(
+            lambda settings: reading(settings, fields),
+            method=f"{one.method}, statistics",
+            group=STATISTICS,
+            search={},
+        )
+        for one in rows
+    ]
+
+
+def reading(settings: RankingRunSettings, fields: tuple[str, ...]) -> RankingRunSettings:
+    """Settings of a model that reads these fields."""
+    return settings.model_copy(update={"ranking": settings.ranking.model_copy(update={"fields": fields})})
 
 
 REFERENCES = [

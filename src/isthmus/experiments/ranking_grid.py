@@ -49,6 +49,7 @@ class Row:
     Attributes:
         is_single: trained on the target's rows alone, one model a target.
         search: the settings that are searched for it on validation rows; empty: none.
+        by_target: what a search found for single targets, where the row has a model of each; else `settings` hold.
         judge: how its trained models are judged, a function of a module; None: on the test rows as they are.
     """
 
@@ -57,11 +58,31 @@ class Row:
     settings: RankingRunSettings
     is_single: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
+    by_target: Mapping[str, RankingRunSettings] = field(default_factory=dict)
     judge: Callable[[RankingRun], RankingResult] | None = None
 
     @property
     def folder(self) -> str:
         return "".join(letter if letter.isalnum() else "-" for letter in self.method.lower())
+
+    def models(self, targets: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The targets of each of its models: one for all, or one for each where it is trained on one alone."""
+        return [(target,) for target in targets] if self.is_single else [targets]
+
+    def settings_for(self, targets: tuple[str, ...]) -> RankingRunSettings:
+        """Its settings where these domains are judged."""
+        if self.is_single:
+            settings = self.by_target.get(targets[0], self.settings)
+            return settings.model_copy(update={"training": settings.training.model_copy(update={"domains": targets})})
+        if isinstance(self.settings.ranking, CDAnetSettings | KEEPSettings):
+            ranking = self.settings.ranking.model_copy(update={"targets": targets})
+            return self.settings.model_copy(update={"ranking": ranking})
+        return self.settings
+
+    def changed(self, change: Callable[[RankingRunSettings], RankingRunSettings], **named: Any) -> "Row":
+        """A row with all its settings changed, and what else is named."""
+        by_target = {target: change(found) for target, found in self.by_target.items()}
+        return replace(self, settings=change(self.settings), by_target=by_target, **named)
 
 
 @dataclass(frozen=True)
@@ -117,10 +138,11 @@ class ReferenceJob:
 
 @dataclass(frozen=True)
 class TuneJob:
-    """The search of one row's settings on one problem's validation rows."""
+    """The search of the settings of one of a row's models on one problem's validation rows."""
 
     row: Row
     problem: Problem
+    targets: tuple[str, ...]
     search: Search
     train_share: float
     folder: Path
@@ -133,7 +155,7 @@ class TuneJob:
         return run_tuning(self)
 
     def __str__(self) -> str:
-        return f"search for {self.row.method}"
+        return f"search for {self.row.method}" + (f", {self.targets[0]}" if self.row.is_single else "")
 
 
 Results = dict[tuple[str, str, str], list[RankingResult]]
@@ -164,6 +186,8 @@ def tuned(
 ) -> list[Row]:
     """The rows with the settings that do best on one problem's validation rows: as many trials for each, one seed.
 
+    A row with a model a target is searched for each; what is found for the first holds for targets of other problems.
+
     Args:
         trials: 0: the rows as they are.
         share: of the training rows, the share that trials are trained on.
@@ -174,15 +198,24 @@ def tuned(
     if trials < 0:
         raise InputError(f"trials: {trials} is below 0")
     searched = [row for row in rows if row.search and trials]
-    jobs = [TuneJob(row, problem, search_of(row, trials), share, out / "tuning" / row.folder) for row in searched]
+    jobs = [
+        TuneJob(row, problem, targets, search_of(row, trials), share, folder / targets[0] if row.is_single else folder)
+        for row in searched
+        for folder in [out / "tuning" / row.folder]
+        for targets in row.models(problem.targets)
+    ]
     run_jobs(jobs, None, say)
-    best = {
-        job.row.method: RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
-        for job in jobs
-    }
+    found: dict[str, dict[str, RankingRunSettings]] = {}
     for job in jobs:
-        require_same_search(job, best[job.row.method])
-    return [replace(row, settings=best.get(row.method, row.settings)) for row in rows]
+        settings = RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
+        require_same_search(job, settings)
+        found.setdefault(job.row.method, {})[job.targets[0]] = settings
+
+    def with_found(row: Row) -> Row:
+        by_target = found[row.method]
+        return replace(row, settings=by_target[problem.targets[0]], by_target=by_target if row.is_single else {})
+
+    return [with_found(row) if row.method in found else row for row in rows]
 
 
 def search_of(row: Row, trials: int) -> Search:
@@ -211,12 +244,8 @@ def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
 
 
 def run_tuning(job: TuneJob) -> str:
-    """Search one row's settings; gives those of the best trial.
-
-    By the mean over the problem's targets; a row of one domain alone, which has a model a target, by the first.
-    """
-    targets = job.problem.targets[:1] if job.row.is_single else job.problem.targets
-    settings = for_targets(job.row, job.row.settings, targets)
+    """Search the settings of one of a row's models, by the mean over its targets; gives those of the best trial."""
+    settings = job.row.settings_for(job.targets)
     settings = settings.model_copy(
         update={"training": settings.training.model_copy(update={"train_share": job.train_share})}
     )
@@ -244,15 +273,6 @@ def only_targets(settings: dict[str, Any]) -> dict[str, Any]:
     return {"targets": settings["targets"]} if "targets" in settings else {}
 
 
-def for_targets(row: Row, settings: RankingRunSettings, targets: tuple[str, ...]) -> RankingRunSettings:
-    """A row's settings where these domains are judged."""
-    if row.is_single:
-        return settings.model_copy(update={"training": settings.training.model_copy(update={"domains": targets})})
-    if isinstance(settings.ranking, CDAnetSettings | KEEPSettings):
-        return settings.model_copy(update={"ranking": settings.ranking.model_copy(update={"targets": targets})})
-    return settings
-
-
 def run_grid(
     rows: Sequence[Row],
     references: Sequence[ReferenceRow],
@@ -276,17 +296,13 @@ def run_grid(
     for seed in seeds:
         for problem in problems:
             for row in rows:
-                asked = (
-                    [Problem(problem.name, problem.dataset, (t,)) for t in problem.targets]
-                    if row.is_single
-                    else [problem]
-                )
-                for part in asked:
-                    settings = for_targets(row, row.settings, part.targets)
+                for targets in row.models(problem.targets):
+                    settings = row.settings_for(targets)
                     settings = settings.model_copy(
                         update={"training": settings.training.model_copy(update={"seed": seed})}
                     )
-                    folder = out / "rows" / row.folder / problem.name / "+".join(part.targets) / str(seed)
+                    folder = out / "rows" / row.folder / problem.name / "+".join(targets) / str(seed)
+                    part = replace(problem, targets=targets)
                     jobs.append(Job(row.method, part, settings, folder, row.judge))
     for job in jobs:
         if isinstance(job, Job) and job.file.is_file():
