@@ -384,7 +384,7 @@ def reproduce(
         methods: of `cdanet-table-2`, by their names in it: only these and the control; None: all.
 
     Raises:
-        InputError: the name or a method is unknown, the data are another's, or it has no search or is made whole.
+        InputError: an unknown name or method, another experiment's data, or `trials` or `methods` where it takes none.
     """
     from isthmus.experiments.catalogue import reproduce as reproduce_experiment
 

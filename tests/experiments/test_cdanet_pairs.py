@@ -187,7 +187,9 @@ def test_a_users_own_history_says_a_taste_that_another_users_does_not(
 
 def test_a_table_of_one_method_has_it_its_control_and_what_needs_no_network(tmp_path: Path) -> None:
     data, out = write_taste(tmp_path / "data", num_users=50), tmp_path / "out"
-    report = reproduce("cdanet-table-2", data, out, quick=True, methods=["MMoE"])
+    report = reproduce("cdanet-table-2", data, out, quick=True, trials=1, methods=["MMoE"])
+    (tried,) = out.glob("tuning/mmoe/trials/*/value.json")
+    assert json.loads(tried.read_text(encoding="utf-8"))["settings"]["training"]["train_share"] == 1.0
     for file in (report, out / "cdanet-table-2" / "paper-literal" / "table.md"):
         content = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         trained = [row["method"] for row in content["rows"] if row["group"] != SIMPLE]

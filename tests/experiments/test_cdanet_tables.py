@@ -99,6 +99,9 @@ def test_a_quick_table_has_its_rows_and_started_again_trains_nothing(ratings: Pa
     statistics = {f"{method}, statistics" for method in ("MLP", FINE_TUNE)}
     assert trained.keys() == {"MLP", FINE_TUNE, first_order(FINE_TUNE)} | statistics
     assert all(rows[method]["metrics"] == metrics for method, metrics in trained.items())
+    with pytest.raises(InputError, match="no row is called 'MLPP'"):
+        cdanet_table_2.reproduce(ratings, out / "none", num_seeds=3, methods=["MLPP"], say=said.append)
+    assert not (out / "none").exists()  # a slip is found before anything is prepared
     with pytest.raises(InputError, match=r"rows.*with other settings than it has now.*give another --out"):
         cdanet_table_2.reproduce(ratings, out, num_seeds=3, quick=True, trials=0, say=lambda _: None)
 

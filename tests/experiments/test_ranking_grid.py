@@ -9,11 +9,12 @@ import pytest
 from isthmus.data.dataset import Dataset
 from isthmus.errors import InputError
 from isthmus.experiments.catalogue import reproduce
-from isthmus.experiments.cdanet_pair_rows import with_fields
+from isthmus.experiments.cdanet_pair_rows import pair_rows, with_fields
 from isthmus.experiments.cdanet_rows import FINE_TUNE, all_rows, with_first_order
 from isthmus.experiments.kept_dataset import keep_to_one_data_set
-from isthmus.experiments.ranking_grid import Problem, Row, tuned
+from isthmus.experiments.ranking_grid import Problem, Row, search_of, tuned
 from isthmus.settings import RankingRunSettings
+from isthmus.tuning import Choices, with_values
 
 
 @pytest.fixture
@@ -63,6 +64,22 @@ def test_every_row_is_searched_for_all_targets_those_of_one_domain_for_each(
     assert [one["training"]["domains"] for one in tried[:-1]] == [[name] for name in names]
     assert tried[-1]["ranking"]["targets"] == list(names)
     assert [one.settings.training.domains for one in found] == [None, None]
+    assert [list(one.by_target) for one in found] == [list(names), []]
+
+
+@pytest.mark.parametrize("rows", [all_rows(), with_first_order(all_rows()), pair_rows("grocery_kitchen")])
+def test_every_value_that_a_search_may_choose_is_a_setting_of_its_row(rows: list[Row]) -> None:
+    for row in rows:
+        for key, place in search_of(row, 1).space.items():
+            for value in place.values if isinstance(place, Choices) else (place.low, place.high):
+                with_values(row.settings, {key: value})
+
+
+def test_stars_search_may_leave_its_norm_out_and_keep_waits_longer() -> None:
+    rows = {row.method: row for row in all_rows()}
+    assert rows["STAR"].search["ranking.backbone.norm"]["values"] == ["none", "partitioned"]
+    patience = {method: row.settings.training.patience for method, row in rows.items()}
+    assert patience.pop("KEEP") > max(patience.values())
 
 
 def test_what_is_found_for_one_target_holds_for_its_model_alone(row: Row) -> None:

@@ -76,9 +76,9 @@ def reproduce(
         raise InputError(f"seeds: {num_seeds} is not 1 or more")
     splits = range(1 if quick else NUM_SPLITS)
     seeds = range(1 if quick else num_seeds)
+    wanted = chosen([row for row in all_rows() if not quick or row.method in QUICK_ROWS], methods, FINE_TUNE)
     cold = [cold_problem(data, out, target, number, say) for number in splits for target in PAIR]
     random = [random_problem(data, out, number, say) for number in splits]
-    wanted = chosen([row for row in all_rows() if not quick or row.method in QUICK_ROWS], methods, FINE_TUNE)
     if ablations:
         wanted = [row for row in wanted if row.method in (FINE_TUNE, MAIN)]
     trials = default_trials(quick) if trials is None else trials

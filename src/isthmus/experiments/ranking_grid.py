@@ -138,11 +138,10 @@ class ReferenceJob:
 
 @dataclass(frozen=True)
 class TuneJob:
-    """The search of the settings of one of a row's models on one problem's validation rows."""
+    """The search of the settings of one of a row's models on the validation rows of the targets that it is for."""
 
     row: Row
     problem: Problem
-    targets: tuple[str, ...]
     search: Search
     train_share: float
     folder: Path
@@ -155,7 +154,7 @@ class TuneJob:
         return run_tuning(self)
 
     def __str__(self) -> str:
-        return f"search for {self.row.method}" + (f", {self.targets[0]}" if self.row.is_single else "")
+        return f"search for {self.row.method}" + (f", {self.problem.targets[0]}" if self.row.is_single else "")
 
 
 Results = dict[tuple[str, str, str], list[RankingResult]]
@@ -199,9 +198,14 @@ def tuned(
         raise InputError(f"trials: {trials} is below 0")
     searched = [row for row in rows if row.search and trials]
     jobs = [
-        TuneJob(row, problem, targets, search_of(row, trials), share, folder / targets[0] if row.is_single else folder)
+        TuneJob(
+            row,
+            replace(problem, targets=targets),
+            search_of(row, trials),
+            share,
+            out / "tuning" / row.folder / (targets[0] if row.is_single else ""),
+        )
         for row in searched
-        for folder in [out / "tuning" / row.folder]
         for targets in row.models(problem.targets)
     ]
     run_jobs(jobs, None, say)
@@ -209,7 +213,7 @@ def tuned(
     for job in jobs:
         settings = RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
         require_same_search(job, settings)
-        found.setdefault(job.row.method, {})[job.targets[0]] = settings
+        found.setdefault(job.row.method, {})[job.problem.targets[0]] = settings
 
     def with_found(row: Row) -> Row:
         by_target = found[row.method]
@@ -245,7 +249,7 @@ def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
 
 def run_tuning(job: TuneJob) -> str:
     """Search the settings of one of a row's models, by the mean over its targets; gives those of the best trial."""
-    settings = job.row.settings_for(job.targets)
+    settings = job.row.settings_for(job.problem.targets)
     settings = settings.model_copy(
         update={"training": settings.training.model_copy(update={"train_share": job.train_share})}
     )
