@@ -258,3 +258,11 @@ def test_a_warning_is_one_line_to_the_user(capsys: Captured) -> None:
         patch.setattr(cli, "run_verb", lambda given: warnings.warn("domain b has no rows", stacklevel=1) or 0)
         assert main(["describe", "anything"]) == 0
     assert capsys.readouterr().err == "isthmus: note: domain b has no rows\n"
+
+
+def test_reproduce_hands_on_its_options(tmp_path: Path, capsys: Captured) -> None:
+    words = ("reproduce", "cdanet-table-7", "--data", tmp_path, "--out", tmp_path / "out")
+    assert "cdanet-table-7 is made whole" in refused(capsys, *words, "--method", "MLP")
+    assert "seeds: 0 is not 1 or more" in refused(capsys, *words, "--seeds", "0")
+    adi = ("reproduce", "adi-table-3", *words[2:])
+    assert "trials: adi-table-3 has no search" in refused(capsys, *adi, "--trials", "2")
