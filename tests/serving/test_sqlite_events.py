@@ -168,7 +168,7 @@ def test_a_locked_file_is_said_within_the_time_given(tmp_path: Path) -> None:
     started = monotonic()
     with pytest.raises(EventsUnavailableError, match="locked"):
         store.add([Event("u", "i2", "a")], now=0.0)
-    assert 0.1 < monotonic() - started < 2.0
+    assert 0.1 < monotonic() - started < 4.0  # SQLite's own patience is 5 s
     assert store.recent("u", now=0.0) == [("i1", "a")]
     with ThreadPoolExecutor(1) as threads:  # nor does a thread wait that has not read before
         assert threads.submit(store.recent, "u", now=0.0).result() == [("i1", "a")]
