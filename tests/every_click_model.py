@@ -62,13 +62,14 @@ def cdanet(kind: str = "mmoe", num_domains: int = 3, **changed: Any) -> nn.Modul
 
 
 def keep(kind: str) -> nn.Module:
-    settings = KEEPSettings(backbone=backbone(kind), products=True, **SMALL)
+    settings = KEEPSettings(backbone=backbone(kind), linear=True, products=True, **SMALL)
     extractor = KnowledgeExtractor(settings, num_domains=3, **sized(3))
     return PlugInModel(settings, extractor, num_domains=3, **sized(3))
 
 
 def knowledge() -> nn.Module:
-    return KnowledgeExtractor(KEEPSettings(backbone=backbone("dnn"), products=True, **SMALL), num_domains=3, **sized(3))
+    settings = KEEPSettings(backbone=backbone("dnn"), linear=True, products=True, **SMALL)
+    return KnowledgeExtractor(settings, num_domains=3, **sized(3))
 
 
 def ddtcdr() -> nn.Module:

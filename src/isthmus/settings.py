@@ -87,8 +87,8 @@ class RankingRunSettings(BaseModel):
     def a_rate_has_what_it_moves(self) -> "RankingRunSettings":
         if self.training.first_order_learning_rate is not None and not has_first_order_weights(self.ranking):
             raise ValueError(
-                "training.first_order_learning_rate: this model has no first-order weights; give ranking.linear: true "
-                "(kinds ctr, cdanet and ddtcdr), or leave it out"
+                "training.first_order_learning_rate: this model has no first-order weights; give ranking.linear: "
+                "true, or leave it out"
             )
         if self.training.later_rate_factor != 1 and not carries_over(self.ranking):
             raise ValueError(
@@ -103,10 +103,8 @@ def has_first_order_weights(ranking: AnyRankingSettings) -> bool:
     match ranking:
         case FactorisationMachineSettings():
             return True
-        case CTRSettings() | CDAnetSettings() | DDTCDRSettings():
+        case CTRSettings() | CDAnetSettings() | DDTCDRSettings() | KEEPSettings():
             return ranking.linear
-        case KEEPSettings():
-            return False
         case other:
             assert_never(other)
 

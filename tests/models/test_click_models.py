@@ -348,6 +348,30 @@ def test_keeps_products_are_of_the_user_with_the_knowledge_plugged_in() -> None:
     assert (model.products(model.embedding(rows, domains)) - read[:, width:]).abs().max() > 0.1
 
 
+def test_keep_knows_a_users_first_order_weight_frozen_and_learns_its_own_beside() -> None:
+    settings = KEEPSettings(embedding_dim=3, backbone=DNNSettings(hidden_dims=(6,)), linear=True, initial_std=0.5)
+    sizes = ranking_sizes(NUM_DOMAINS)
+    extractor = KnowledgeExtractor(settings, num_domains=NUM_DOMAINS, sizes=sizes, table_rows=TABLES)
+    model = PlugInModel(settings, extractor, num_domains=NUM_DOMAINS, sizes=sizes, table_rows=TABLES).eval()
+    rows, domains = random_features(COUNTS), slices(COUNTS)
+    bare, bare_knowledge = model(rows, domains), model.extractor(rows, domains)
+    assert model.first_order is not None
+    assert model.extractor.first_order is not None
+    own, known = model.first_order.embedding, model.extractor.first_order.embedding
+    for embedding in (own, known):
+        for parameter in embedding.parameters():
+            torch.nn.init.normal_(parameter)
+    of_user = known(rows, domains)[:, : sizes.user.num_fields].sum(dim=(1, 2))
+    torch.testing.assert_close(model(rows, domains), bare + own(rows, domains).sum(dim=(1, 2)) + of_user)
+    # The extractor itself learns by the weights of all fields.
+    everything = known(rows, domains).sum(dim=(1, 2))
+    torch.testing.assert_close(model.extractor(rows, domains), bare_knowledge + everything)
+    assert (everything - of_user).abs().min() > 1e-3
+    model(rows, domains).sum().backward()
+    assert all(parameter.grad is not None for parameter in own.parameters())
+    assert all(parameter.grad is None for parameter in known.parameters())
+
+
 def test_ddtcdrs_towers_read_the_products_of_its_fields() -> None:
     model = ddtcdr(alpha=0.0)
     for network in (model.user_network, model.item_network):

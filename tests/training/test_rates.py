@@ -12,6 +12,7 @@ from isthmus.models.cdanet import AugmentationNetwork, CDAnetSettings, Translati
 from isthmus.models.ctr import CTRModel, CTRSettings, FirstOrder
 from isthmus.models.ddtcdr import DDTCDRModel, DDTCDRSettings
 from isthmus.models.factorisation_machine import FactorisationMachine, FactorisationMachineSettings
+from isthmus.models.keep import KEEPSettings, KnowledgeExtractor, PlugInModel
 from isthmus.settings import read_any_settings
 from isthmus.training.optim import descend
 from isthmus.training.ranking import RankingTrainingSettings, new_optimizers
@@ -43,7 +44,23 @@ def fm() -> nn.Module:
     return FactorisationMachine(FactorisationMachineSettings(embedding_dim=3), num_domains=2, **sized(2))
 
 
-MODELS = {"ctr": ctr, "translation": translation, "ddtcdr": ddtcdr, "fm": fm}
+def knowledge() -> nn.Module:
+    return KnowledgeExtractor(KEEP, num_domains=2, **sized(2))
+
+
+def plug_in() -> nn.Module:
+    return PlugInModel(KEEP, KnowledgeExtractor(KEEP, num_domains=2, **sized(2)), num_domains=2, **sized(2))
+
+
+KEEP = KEEPSettings(embedding_dim=3, backbone=backbone("mmoe"), linear=True)
+MODELS = {
+    "ctr": ctr,
+    "translation": translation,
+    "ddtcdr": ddtcdr,
+    "fm": fm,
+    "knowledge": knowledge,
+    "plug-in": plug_in,
+}
 
 
 def rates(model: nn.Module, settings: RankingTrainingSettings) -> dict[int, float]:
@@ -54,13 +71,13 @@ def rates(model: nn.Module, settings: RankingTrainingSettings) -> dict[int, floa
             for parameter in group["params"]:
                 assert id(parameter) not in found
                 found[id(parameter)] = group["lr"]
-    assert found.keys() == {id(parameter) for parameter in model.parameters()}
+    assert found.keys() == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     return found
 
 
 def first_order_of(model: nn.Module) -> list[nn.Parameter]:
-    (term,) = [module for module in model.modules() if isinstance(module, FirstOrder)]
-    return list(term.parameters())
+    terms = [module for module in model.modules() if isinstance(module, FirstOrder)]
+    return [parameter for term in terms for parameter in term.parameters() if parameter.requires_grad]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -104,8 +121,7 @@ def test_a_rate_of_weights_that_a_model_lacks_is_refused(ranking: str) -> None:
     rate = "training.first_order_learning_rate=0.1"
     with pytest.raises(InputError, match=r"first_order_learning_rate: this model has no first-order weights; give"):
         read_any_settings(None, [ranking, rate], task="ranking")
-    if ranking != "ranking.kind=keep":
-        read_any_settings(None, [ranking, rate, "ranking.linear=true"], task="ranking")
+    read_any_settings(None, [ranking, rate, "ranking.linear=true"], task="ranking")
     read_any_settings(None, ["ranking.kind=fm", rate], task="ranking")
 
 

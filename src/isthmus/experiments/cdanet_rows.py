@@ -145,15 +145,12 @@ def with_first_order(rows: list[Row]) -> list[Row]:
     """The rows with a weight a user and an item in their logits, which has a learning rate of its own, and a search of
     that and of the tables' rate, beside which the settings are those that were found without.
 
-    A factorisation machine has such weights, and at the tables' rate they stay next to nothing. KEEP has none: its
-    target model knows new users by what is frozen alone.
+    A factorisation machine has such weights, and at the tables' rate they stay next to nothing.
     """
-    result = []
-    for one in rows:
-        if not isinstance(one.settings.ranking, KEEPSettings):
-            named = {"method": first_order(one.method), "group": FIRST_ORDER, "search": FIRST_ORDER_RATES}
-            result.append(one.changed(add_first_order, **named))
-    return result
+    return [
+        one.changed(add_first_order, method=first_order(one.method), group=FIRST_ORDER, search=FIRST_ORDER_RATES)
+        for one in rows
+    ]
 
 
 def add_first_order(settings: RankingRunSettings) -> RankingRunSettings:

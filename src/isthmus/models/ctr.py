@@ -90,8 +90,14 @@ class FirstOrder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        return self.of_first(None, features, domain_slices)
+
+    def of_first(
+        self, num_fields: int | None, features: RankingFeatures, domain_slices: DomainSlices
+    ) -> Float[Tensor, " batch"]:
+        """What the first fields alone add, of which the user's are the very first; None: all."""
         fields: Tensor = self.embedding(features, domain_slices)
-        return fields.sum(dim=(1, 2))
+        return fields[:, :num_fields].sum(dim=(1, 2))
 
 
 class CTRModel(nn.Module):

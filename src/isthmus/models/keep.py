@@ -16,7 +16,7 @@ from isthmus.layers.domain_norm import NoNorm
 from isthmus.layers.field_products import FieldProducts, side_by_side, side_by_side_dim
 from isthmus.layers.mlp import MLP
 from isthmus.layers.products import Linear
-from isthmus.models.ctr import PredictionTowers, new_embedding
+from isthmus.models.ctr import FirstOrder, PredictionTowers, new_embedding
 
 
 class KEEPSettings(BaseModel):
@@ -26,6 +26,8 @@ class KEEPSettings(BaseModel):
     backbone, latent_dim, tower_dims: of the target model.
     plug_in_dims: hidden widths of the plug-in network.
     targets: domains whose rows the target model is trained on; None: all that are trained on.
+    linear: adds first-order terms, a weight a field value, that start at zero: to the logit that the extractor learns
+        by, whose weights of the user are knowledge too, and frozen beside the target model's own.
     products: the target model's backbone and the extractor's tower also read the inner product of every pair of
         embedded fields; in the target model, of the user's with the knowledge plugged in.
     """
@@ -42,6 +44,7 @@ class KEEPSettings(BaseModel):
     tower_dims: tuple[PositiveInt, ...] = (64,)
     plug_in_dims: tuple[PositiveInt, ...] = (64,)
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    linear: bool = False
     products: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_std: float = Field(default=0.01, gt=0)
@@ -67,6 +70,7 @@ class KnowledgeExtractor(nn.Module):
         self.products = FieldProducts(sizes.num_fields) if settings.products else None
         rest = side_by_side_dim(sizes.num_fields, dim, self.products) - sizes.user.num_fields * dim
         self.tower = PredictionTowers(1, settings.knowledge_dim + rest, settings.tower_dims, NoNorm, settings.dropout)
+        self.first_order = FirstOrder(sizes, table_rows, 1) if settings.linear else None
 
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         fields = self.dropout(self.embedding(features, domain_slices))
@@ -75,11 +79,16 @@ class KnowledgeExtractor(nn.Module):
         rest = fields[:, self.num_user_fields :].flatten(start_dim=1)
         products = [] if self.products is None else [self.products(fields)]
         logit: Tensor = self.tower(torch.cat([knowledge, rest, *products], dim=1), everything)
-        return logit
+        return logit if self.first_order is None else logit + self.first_order(features, domain_slices)
 
     def knowledge(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, "batch knowledge"]:
         """What the super-domain knows of each row's user, from the user's fields alone."""
         return self._of_user(self.embedding(features, domain_slices), domain_slices)
+
+    def first_order_of_user(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
+        """What the first-order weights of the user's fields add to the logit."""
+        assert self.first_order is not None
+        return self.first_order.of_first(self.num_user_fields, features, domain_slices)
 
     def _of_user(self, fields: Tensor, domain_slices: DomainSlices) -> Tensor:
         user = fields[:, : self.num_user_fields].flatten(start_dim=1)
@@ -127,6 +136,7 @@ class PlugInModel(nn.Module):
             out_dim=settings.latent_dim,
         )
         self.towers = PredictionTowers(num_domains, settings.latent_dim, settings.tower_dims, NoNorm, settings.dropout)
+        self.first_order = FirstOrder(sizes, table_rows, 1) if settings.linear else None
 
     def train(self, mode: bool = True) -> "PlugInModel":
         """As of every module, but what is frozen stays in evaluation mode."""
@@ -149,4 +159,9 @@ class PlugInModel(nn.Module):
     def forward(self, features: RankingFeatures, domain_slices: DomainSlices) -> Float[Tensor, " batch"]:
         z = self.backbone(self.backbone_input(features, domain_slices), domain_slices).relu()
         logit: Tensor = self.towers(z, domain_slices)
-        return logit
+        if self.first_order is None:
+            return logit
+        with torch.no_grad():
+            known = self.extractor.first_order_of_user(features, domain_slices)
+        own: Tensor = self.first_order(features, domain_slices)
+        return logit + known + own
