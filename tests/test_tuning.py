@@ -1,5 +1,6 @@
 """The search of settings: what is tried, kept and chosen."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -148,3 +149,20 @@ def test_a_key_that_is_no_setting_is_named() -> None:
         with_values(BASE, {"nets.dropout": 0.1})
     with pytest.raises(InputError, match="unknown setting"):
         with_values(BASE, {"ranking.dropuot": 0.1})
+
+
+def test_a_kept_trial_counts_where_a_setting_was_added_since_and_left_alone(labelled: Dataset, tmp_path: Path) -> None:
+    first = tune(labelled.path, tmp_path, BASE, GRID, say=lambda _: None)
+    file = tmp_path / "trials" / "0" / "value.json"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    del kept["settings"]["training"]["checkpoint_steps"]
+    file.write_text(json.dumps(kept | {"value": kept["value"] + 1}), encoding="utf-8")
+    said: list[str] = []
+    again = tune(labelled.path, tmp_path, BASE, GRID, say=said.append)
+    assert said[0].startswith(f"trial 0: {kept['value'] + 1:.4f}")  # read, not trained again
+    assert again.training.learning_rate == kept["settings"]["training"]["learning_rate"]
+    assert again.training.checkpoint_steps == first.training.checkpoint_steps
+    kept["settings"]["training"]["checkpoint_steps"] = 7
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(InputError, match=r"trials.0: holds a trial of another search.*or delete "):
+        tune(labelled.path, tmp_path, BASE, GRID, say=lambda _: None)

@@ -160,8 +160,12 @@ def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping
     file = folder / VALUE
     if file.is_file():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["settings"] != settings.model_dump(mode="json"):
-            raise InputError(f"{folder}: holds a trial of another search; give a new folder")
+        # As settings, so that one added since, which the trial left as it was, makes it no other search.
+        if type(settings).model_validate(kept["settings"]) != settings:
+            raise InputError(
+                f"{folder}: holds a trial of another search, from other settings or over another space; give another "
+                f"--out, or delete {folder.parent.parent}"
+            )
         DatasetRecord.read(folder).require(Dataset.open(dataset))
         return None if kept["value"] is None else float(kept["value"])
     try:

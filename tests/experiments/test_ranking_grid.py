@@ -97,8 +97,10 @@ def test_a_finished_search_from_other_settings_is_refused(row: Row, labelled: Da
     problem = Problem("any", labelled.path, labelled.schema.domain_names)
     found = tuned([row], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
     assert tuned([row], problem, tmp_path, trials=1, say=lambda _: None, share=0.5) == found
-    with pytest.raises(InputError, match=r"best-of-1\.json: a finished search .* other settings .*give another --out"):
-        tuned([with_fields(row, ("user_id",), row.method)], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
+    wider = replace(row, search={**row.search, "training.weight_decay": {"values": [0.1, 0.2]}})
+    for other in (with_fields(row, ("user_id",), row.method), wider):
+        with pytest.raises(InputError, match=r"0: holds a trial of another search.*give another --out, or delete "):
+            tuned([other], problem, tmp_path, trials=1, say=lambda _: None, share=0.5)
 
 
 def test_trials_of_an_experiment_without_a_search_are_refused(tmp_path: Path) -> None:

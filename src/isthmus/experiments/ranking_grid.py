@@ -208,11 +208,13 @@ def tuned(
         for row in searched
         for targets in row.models(problem.targets)
     ]
+    for job in jobs:
+        if job.file.is_file():
+            job.run()  # reads the kept trials again, and refuses them where the search is another one now
     run_jobs(jobs, None, say)
     found: dict[str, dict[str, RankingRunSettings]] = {}
     for job in jobs:
         settings = RankingRunSettings.model_validate(json.loads(job.file.read_text(encoding="utf-8")))
-        require_same_search(job, settings)
         found.setdefault(job.row.method, {})[job.problem.targets[0]] = settings
 
     def with_found(row: Row) -> Row:
@@ -225,26 +227,6 @@ def tuned(
 def search_of(row: Row, trials: int) -> Search:
     """A row's search: all that it tries is drawn, for a row's declared settings are what was found for others."""
     return Search(trials=trials, begin_as_given=False, space=dict(row.search))
-
-
-def require_same_search(job: TuneJob, found: RankingRunSettings) -> None:
-    """Refuse a finished search that began from other settings, such as other fields, than the row has now."""
-
-    def not_searched(settings: RankingRunSettings) -> dict[str, Any]:
-        content = settings.model_dump(mode="json")
-        for key in job.row.search:
-            *parents, last = key.split(".")
-            part = content
-            for parent in parents:
-                part = part[parent]
-            part.pop(last, None)
-        return content
-
-    if not_searched(found) != not_searched(job.row.settings):
-        raise InputError(
-            f"{job.file}: a finished search for {job.row.method} with other settings than it has now; give another "
-            "--out, or delete its folder"
-        )
 
 
 def run_tuning(job: TuneJob) -> str:
