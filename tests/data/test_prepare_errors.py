@@ -57,6 +57,7 @@ MISTAKES = (
         files={"events": EVENTS.replace(",4,", ",1700000000000,")},
     ),
     Mistake("infinite number", ("row 2", "price", "'inf'"), files={"items": ITEMS.replace(",20,", ",inf,")}),
+    Mistake("too large", ("row 2", "price", "'1e300'", "1e+30"), files={"items": ITEMS.replace(",20,", ",1e300,")}),
     Mistake("not a number", ("row 2", "price", "'nan'"), files={"items": ITEMS.replace(",20,", ",nan,")}),
     Mistake(
         "missing number", ("fields.price", "1 of 4", "missing: mean"), files={"items": ITEMS.replace(",20,", ",,")}
@@ -101,7 +102,7 @@ def test_a_mistake_is_named_with_its_place_and_remedy(tmp_path: Path, mistake: M
 
 
 def test_all_mistakes_were_tried() -> None:
-    assert len({mistake.name for mistake in MISTAKES}) == 33
+    assert len({mistake.name for mistake in MISTAKES}) == 34
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
@@ -173,6 +174,23 @@ def test_a_number_that_is_none_is_refused_in_parquet_too(tmp_path: Path, column:
     ids = {"user": ["u"] * 8, "item": list("stuvwxyz"), "domain": ["a", "b"] * 4}
     pq.write_table(pa.table({**ids, **numbers}), log.parent / "events.parquet")
     with pytest.raises(InputError, match=rf"row 3, column '{column}'.*nan is not a finite number"):
+        prepare(log, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["events[1]", "events?", "events*"])
+def test_a_name_with_the_signs_of_a_pattern_is_that_files_alone(tmp_path: Path, name: str) -> None:
+    content = declaration()
+    content["events"]["files"] = [f"{name}.csv"]
+    log = write_log(tmp_path / "log", content, **{name: EVENTS, "events1": "user,item,domain,time\nu9,i1,a,5\n"})
+    plain = prepare(write_log(tmp_path / "plain"), tmp_path / "same")
+    assert prepare(log, tmp_path / "out").vocabulary("user") == plain.vocabulary("user")
+
+
+def test_a_table_that_knows_nobody_of_the_log_is_told_of(tmp_path: Path) -> None:
+    content = rich_declaration()
+    content["fields"] = [field for field in content["fields"] if field["name"] not in ("price", "bid")]
+    log = write_log(tmp_path / "log", content, items=ITEMS.replace("\ni", "\nI"))
+    with pytest.warns(UserWarning, match=r"items\.csv: column 'item' .*has no item of training, its first value is 'I"):
         prepare(log, tmp_path / "out")
 
 

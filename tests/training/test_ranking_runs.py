@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from isthmus.api import RankingRun, open_run
 from isthmus.api import train as train_run
 from isthmus.cli import main
 from isthmus.data.dataset import Dataset
+from isthmus.data.loader import RankingLoader
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
 from isthmus.errors import DivergedError, InputError
@@ -145,7 +147,9 @@ def test_a_domain_that_was_not_trained_on_is_not_judged_nor_scored(labelled: Dat
     assert result.label.numel() == int((labelled.impressions["test"].domain == number).sum())
     every = score_impressions(run.model, labelled, "test", None)
     assert torch.equal(result.logit, every[torch.from_numpy(labelled.impressions["test"].domain == number)])
-    (tmp_path / "rows.csv").write_text("user_id,item_id,domain,time\nu,i,shop,9e9\n", encoding="utf-8")
+    user, item = labelled.vocabulary("user")[0], labelled.vocabulary("item")[0]
+    row = f"{user},{item},shop,9e9"
+    (tmp_path / "rows.csv").write_text(f"user_id,item_id,domain,time\n{row}\n", encoding="utf-8")
     with pytest.raises(InputError, match="has rows of shop, and the model was trained on news alone"):
         run.score(tmp_path / "rows.csv", tmp_path / "out.parquet")
     with pytest.raises(InputError, match=r"ends in \.parquet"):
@@ -172,16 +176,30 @@ def test_balance_and_order_and_share_change_the_steps(labelled: Dataset, tmp_pat
 
 def test_a_run_on_a_share_of_the_negatives_gives_corrected_probabilities(labelled: Dataset, tmp_path: Path) -> None:
     run = trained(labelled, tmp_path / "run", "cdanet", negative_share={"video": 0.25, "news": 0.5})
-    assert run.kept_shares == (1.0, 0.25, 0.5)  # shop, which is not named, keeps all
+    train = labelled.impressions["train"] if labelled.impressions else None
+    assert train is not None
+    assert train.label is not None
+    shop, video, news = np.bincount(train.domain[train.label == 0], minlength=3)
+    # What is left of whole rows; shop, which is not named, keeps all.
+    assert run.kept_shares == (1.0, round(video / 4) / video, round(news / 2) / news)
+    assert run.kept_shares == pytest.approx((1.0, 0.25, 0.5), abs=0.5 / min(shop, video, news))
     raw = score_impressions(run.model, labelled, "test", None)
     result = run.evaluate("test")
-    # log 1, log 1/4 and log 1/2, by domain.
-    moved = torch.tensor([0.0, -1.386294361, -0.693147181], dtype=torch.float64)[result.domain]
+    moved = torch.tensor(run.kept_shares, dtype=torch.float64).log()[result.domain]
     assert torch.allclose(result.logit, raw + moved, atol=1e-6)
     summary = evaluate(tmp_path / "run")
     assert isinstance(summary, RankingSummary)
     video = next(group for group in summary.slices["all rows"] if group.name == "video").metrics
     assert video["calibration"] < video["calibration_uncorrected"]
+
+
+def test_a_share_of_few_negatives_is_that_of_whole_rows(labelled: Dataset, tmp_path: Path) -> None:
+    run = trained(labelled, tmp_path / "run", "fm", epochs=1, negative_share=1e-6)
+    assert labelled.impressions is not None
+    train = labelled.impressions["train"]
+    loader = RankingLoader(labelled, batch_size=64, seed=0, negative_shares=(1e-6,) * 3)
+    assert loader.num_rows == int((np.asarray(train.label) > 0).sum()) + 3  # one negative a domain
+    assert run.kept_shares == tuple(1 / np.bincount(train.domain[np.asarray(train.label) == 0]))
 
 
 def test_validation_log_loss_is_that_of_corrected_probabilities(labelled: Dataset, tmp_path: Path) -> None:
@@ -209,8 +227,10 @@ def test_a_file_of_rows_is_scored_with_the_same_correction(labelled: Dataset, tm
         torch.tensor(pq.read_table(tmp_path / f"{name}.parquet")["probability"].to_pylist()).double()
         for name in ("corrected", "raw")
     )
-    # p / (p + (1 - p) / w): w is 1/2 in the shop, 1 in the news.
-    assert torch.allclose(after[:3], before[:3] / (before[:3] + 2 * (1 - before[:3])), atol=1e-6)
+    # p / (p + (1 - p) / w): w is about 1/2 in the shop, 1 in the news.
+    share = opened.kept_shares[0]
+    assert share == pytest.approx(0.5, abs=0.01)
+    assert torch.allclose(after[:3], before[:3] / (before[:3] + (1 - before[:3]) / share), atol=1e-6)
     assert torch.allclose(after[3:], before[3:])
 
 
@@ -233,6 +253,28 @@ def test_a_file_of_rows_is_scored_as_the_test_rows_are(labelled: Dataset, tmp_pa
     offline = score_impressions(run.model, labelled, "test", None).sigmoid()[known[::-1]]
     assert torch.allclose(torch.tensor(table["probability"].to_pylist(), dtype=torch.float64), offline, atol=1e-6)
     assert pacsv.read_csv(tmp_path / "rows.csv")["user_id"].to_pylist() == table["user"].to_pylist()
+
+
+def test_rows_of_nobody_known_are_told_of_and_a_score_that_is_no_number_is_refused(
+    labelled: Dataset, tmp_path: Path
+) -> None:
+    trained(labelled, tmp_path / "run", "fm", epochs=1)
+    item = labelled.vocabulary("item")[0]
+    rows = tmp_path / "rows[1].csv"
+    rows.write_text("user_id,item_id,domain,time\n" + f" 7,{item},shop,5\n" * 2, encoding="utf-8")
+    rows.with_name("rows1.csv").write_text(
+        "user_id,item_id,domain,time\n" + f"u1,{item},shop,5\n" * 3, encoding="utf-8"
+    )
+    with pytest.warns(UserWarning, match=r"rows\[1\]\.csv: training knows the user of no row, the first is ' 7'"):
+        assert score(tmp_path / "run", rows, tmp_path / "scored.parquet", device="cpu") == 2
+    run = open_run(tmp_path / "run", device="cpu")
+    assert isinstance(run, RankingRun)
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match=r"rows1\.csv: row 1: the model's score is not finite"):
+        run.score(tmp_path / "rows1.csv", tmp_path / "scored.parquet")
+    with pytest.raises(InputError, match=r"scores of \d+ test rows of shop.* are no numbers"):
+        run.evaluate("test")
 
 
 @pytest.mark.parametrize(

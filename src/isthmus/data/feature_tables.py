@@ -1,5 +1,6 @@
 """Where the values of a field come from: the log's rows, or a feature table's, for each user, item or event."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,13 @@ def table_lines(
     rows = numbered.to_pyarrow()
     line = side.row_of_code[to_numpy(rows["code"], np.int64)].astype(np.int64)
     is_known = line > 0
+    if not is_known.any():
+        example = source.table.select(key=columns["key"]).limit(1).to_pyarrow()["key"][0].as_py()
+        warnings.warn(
+            f"{source.files[0]}: column {key_column!r} (tables.{name}) has no {key} of training, its first value is "
+            f"{example!r}; are its ids written as the log's are?",
+            stacklevel=2,
+        )
     occurs = np.zeros((len(schema.domains), side.num_rows), bool)
     occurs[train.domain, side.train_row] = True
     num_lines = side.num_rows

@@ -101,7 +101,12 @@ def without_some_negatives(rows: Rows, label: Column, share: float, generator: n
     """The rows in their order, of which a share of the negatives is kept and every positive."""
     is_positive = np.asarray(label[rows]) > 0
     negatives = generator.permutation(rows[~is_positive])
-    return np.sort(np.concatenate([rows[is_positive], negatives[: max(1, round(share * len(negatives)))]]))
+    return np.sort(np.concatenate([rows[is_positive], negatives[: num_kept(share, len(negatives))]]))
+
+
+def num_kept(share: float, num_negatives: int) -> int:
+    """How many of a domain's negatives are kept: whole rows, and one at least."""
+    return max(1, round(share * num_negatives))
 
 
 class RankingLoader:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+SAME = 1e-12
+"""Values that differ by no more than this part of the largest are one value, in other roundings."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -25,8 +28,11 @@ def measure_spread(values: Float[np.ndarray, " row"], is_training: Bool[np.ndarr
     known = values[is_training & ~np.isnan(values)]
     if not len(known):
         return Spread(0.0, 1.0)
-    std = float(known.std())
-    return Spread(float(known.mean()), std if std > 0 else 1.0)
+    low, high = float(known.min()), float(known.max())
+    # The deviation of equal values is not 0 where their mean is rounded, and what is divided by it is noise.
+    if high - low <= SAME * max(abs(low), abs(high)):
+        return Spread(low, 1.0)
+    return Spread(float(known.mean()), float(known.std()))
 
 
 def count_items(

@@ -1,5 +1,6 @@
 """Reading logs and feature tables: files to Ibis expressions, and the checks that name the row that is wrong."""
 
+import glob
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ ISO_EXAMPLE = "2026-11-30T12:00:00Z"
 ISO_TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 ENDINGS, LISTED_ENDINGS = (".parquet", *DELIMITERS), ".parquet, .csv or .tsv"
 MOST_NAMED = 20
+LARGEST = 1e30  # of what 32 bits hold, with room to reckon with it
 IF_UNKNOWN = "correct it, or leave it empty if it is unknown"
 
 
@@ -89,7 +91,7 @@ class Source:
             remedy: what to do about a value that is no number.
 
         Raises:
-            InputError: a value is not a finite number.
+            InputError: a value is not a finite number, or is one too large to reckon with in 32 bits.
         """
         self.require(column, key)
         value = self.table[column]
@@ -102,9 +104,9 @@ class Source:
         def wrong(table: Table) -> Value:
             number = _as_number(table[column])
             is_text = table[column].cast("string").nullif("").notnull()
-            return is_text & (number.isnull() | number.isnan() | number.isinf())
+            return is_text & (number.isnull() | number.isnan() | (number.abs() > LARGEST))
 
-        self.refuse(wrong, column, key, f"is not a finite number; {remedy}")
+        self.refuse(wrong, column, key, f"is not a finite number of at most {LARGEST:g} in size; {remedy}")
         return _as_number(value)
 
     def time(self, clock: Clock, key: str) -> Value:
@@ -201,7 +203,7 @@ def open_source(connection: Connection, names: Sequence[str], folder: Path, key:
     """
     files: list[Path] = []
     for name in names:
-        found = sorted(folder.glob(name)) if "*" in name else [folder / name]
+        found = sorted(folder.glob(name)) if "*" in name and not (folder / name).exists() else [folder / name]
         if not found:
             raise InputError(f"{folder / name}: no file matches ({key}.files)")
         files.extend(found)
@@ -228,7 +230,7 @@ def open_files(connection: Connection, files: tuple[Path, ...], key: str) -> Sou
     endings = sorted({file.suffix.lower() for file in files})
     if len(endings) > 1:
         raise InputError(f"{_names(files)}: files of one table need one form, got {', '.join(endings)} ({key}.files)")
-    paths = [str(file) for file in files]
+    paths = [glob.escape(str(file)) for file in files]  # DuckDB takes a name with *, ? or [ for a pattern
     with reading(files):
         match endings[0]:
             case ".parquet":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Dataset, Split
 from isthmus.data.features import RankingReader
 from isthmus.domains import DomainSlices
+from isthmus.errors import InputError
 from isthmus.metrics import auc_by_group, domain_means, macro_means, told_apart
 from isthmus.schema import OVER_DOMAINS
 
@@ -82,6 +83,9 @@ def evaluate_ranking(
 
     Args:
         logit: of the rows of `domains`, in their order; None: of all.
+
+    Raises:
+        InputError: a logit is NaN.
     """
     assert dataset.impressions is not None
     events, train = dataset.impressions[split], dataset.impressions["train"]
@@ -106,7 +110,16 @@ def evaluate_ranking(
         user_rows=known(train.user_row, events.user_row, dataset.num_users),
         item_rows=known(train.item_row, events.item_row, dataset.num_items),
     )
-    return replace(everything.select(torch.from_numpy(asked)), logit=logit.double())
+    result = replace(everything.select(torch.from_numpy(asked)), logit=logit.double())
+    wrong = result.logit.isnan()
+    if bool(wrong.any()):
+        names = dataset.schema.domain_names
+        where = ", ".join(names[d] for d in sorted(set(result.domain[wrong].tolist())))
+        raise InputError(
+            f"{dataset.path}: the model's scores of {int(wrong.sum())} {split} rows of {where} are no numbers; look "
+            "for numbers far beyond those of training among their fields, or train with a lower learning rate"
+        )
+    return result
 
 
 def ranking_metrics(result: RankingResult, names: Sequence[str], *, rows: str = "") -> dict[str, dict[str, float]]:

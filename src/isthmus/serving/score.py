@@ -1,5 +1,6 @@
 """From rows to the probabilities of their labels: a file in, a file out."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def score_file(
             f"{rows}: has rows of {', '.join(names[d] for d in sorted(untrained))}, and the model was trained on "
             f"{', '.join(names[d] for d in domains)} alone; leave these rows out, or train on their domain too"
         )
+    for name, row in (("user", new.events.user_row), ("item", new.events.item_row)):
+        if len(row) > 1 and not row.any():
+            warnings.warn(
+                f"{rows}: training knows the {name} of no row, the first is {new.texts[name][0].as_py()!r}; are ids "
+                "written as the log's are?",
+                stacklevel=2,
+            )
     reader = RankingReader(dataset, fields)
     device = next(model.parameters()).device
     probability = np.empty(len(new.place), np.float64)
@@ -68,6 +76,12 @@ def score_file(
         features = reader.read(new.events, block, "test").to(device)
         logit = model(features, DomainSlices.from_counts(counts.tolist()))
         domain = torch.from_numpy(np.asarray(new.events.domain[block], np.int64))
+        if not bool(logit.isfinite().all()):
+            row = int(new.place[block][(~logit.isfinite()).cpu().numpy()].min())
+            raise InputError(
+                f"{rows}: row {row + 1}: the model's score is not finite; look for a number far beyond those of "
+                "training among its fields"
+            )
         corrected = corrected_for_sampling(logit.double().cpu(), domain, kept_shares)
         probability[new.place[block]] = corrected.sigmoid().numpy()
     table = new.texts.rename_columns(["user", "item", "domain"]).append_column("probability", pa.array(probability))

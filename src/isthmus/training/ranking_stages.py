@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
+import numpy as np
 import torch
 from torch import nn
 
 from isthmus.data.dataset import Dataset
 from isthmus.data.features import ranking_sizes, table_sizes
+from isthmus.data.loader import num_kept
 from isthmus.errors import InputError, did_you_mean
 from isthmus.models.cdanet import AugmentationNetwork, CDAnet, CDAnetSettings, TranslationNetwork
 from isthmus.models.ctr import CTRModel, CTRSettings
@@ -211,16 +213,24 @@ def targets_of(
 
 
 def kept_shares(dataset: Dataset, training: RankingTrainingSettings) -> tuple[float, ...]:
-    """Of each domain's negatives, the share that is trained on.
+    """Of each domain's negatives, the share that is trained on: of few, not quite the one that is asked for.
 
     Raises:
         InputError: a domain that is named is not a declared one.
     """
     share, names = training.negative_share, dataset.schema.domain_names
-    if not isinstance(share, dict):
-        return (share,) * len(names)
-    domain_numbers(dataset, tuple(share), "training.negative_share")
-    return tuple(share.get(name, 1.0) for name in names)
+    if isinstance(share, dict):
+        domain_numbers(dataset, tuple(share), "training.negative_share")
+    asked = [share.get(name, 1.0) if isinstance(share, dict) else share for name in names]
+    if all(one == 1 for one in asked):
+        return tuple(asked)
+    assert dataset.impressions is not None
+    train = dataset.impressions["train"]
+    assert train.label is not None
+    negatives = np.bincount(train.domain[np.asarray(train.label) <= 0], minlength=len(names)) * training.train_share
+    return tuple(
+        num_kept(one, round(n)) / round(n) if round(n) else one for one, n in zip(asked, negatives, strict=True)
+    )
 
 
 def domain_numbers(dataset: Dataset, names: Sequence[str] | None, key: str) -> tuple[int, ...]:
