@@ -68,8 +68,10 @@ class Space(BaseModel):
 def test_of_several_forms_the_one_that_was_meant_is_told_about(content: object, expected: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Space.model_validate(content)
-    lines = explain(caught.value, Path("run.yaml"), Space).splitlines()
-    assert [line.startswith(f"run.yaml: {expected}") for line in lines if "missing" not in line] == [True]
+    told = explain(caught.value, Path("run.yaml"), Space)
+    told = told.replace("run.yaml: space.rate.high: missing, and it has no default; ", "run.yaml: ")
+    assert told.startswith(f"run.yaml: {expected}")
+    assert told.count("space.rate.") <= 1
 
 
 @pytest.mark.parametrize(
@@ -112,10 +114,12 @@ def test_a_mistake_is_told_with_file_key_value_and_what_is_allowed(content: obje
     assert message(content) == expected
 
 
-def test_every_mistake_has_its_line_up_to_a_limit() -> None:
-    lines = message({f"unknown_{number}": 1 for number in range(MOST_SHOWN + 2)}).splitlines()
-    assert len(lines) == MOST_SHOWN + 1
-    assert lines[-1] == "run.yaml: and 2 more mistakes"
+def test_every_mistake_is_told_in_one_line_up_to_a_limit() -> None:
+    told = message({f"unknown_{number}": 1 for number in range(MOST_SHOWN + 2)})
+    assert "\n" not in told
+    assert [f"unknown_{number}: unknown setting" in told for number in range(MOST_SHOWN + 1)] == [True] * 8 + [False]
+    assert told.endswith("; and 2 more mistakes")
+    assert told.count("run.yaml: ") == 1
 
 
 def test_nothing_is_suggested_for_what_is_not_near() -> None:

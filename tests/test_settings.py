@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isthmus.errors import InputError
 from isthmus.serving.index_settings import HNSWIndexSettings
-from isthmus.settings import RunSettings, read_ranking_settings, read_settings
+from isthmus.settings import RunSettings, read_any_settings, read_ranking_settings, read_settings
 
 GOOD = """\
 retrieval: {embedding_dim: 16, backbone: {kind: adi, hidden_dims: [8]}}
@@ -120,6 +121,62 @@ def test_a_value_of_several_forms_is_told_what_is_wrong_with_its_own(override: s
         read_ranking_settings(None, [override])
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"--set: {message}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ranking.fields=item_id", "ranking.fields: 'item_id': a list is wanted, such as [a, b]"),
+        ("training.domains=[]", "training.domains: []: give at least one"),
+        ("training.negative_share=yes", "training.negative_share: True is no number; YAML reads yes and on as True"),
+        ("training.negative_share={shop: yes}", "training.negative_share.shop: True is no number"),
+        ("training.epochs=on", "training.epochs: True is no number"),
+        ("ranking.extractor.hidden_dims=[8, yes]", "ranking.extractor.hidden_dims.1: True is no number"),
+    ],
+)
+def test_a_value_that_is_no_list_or_no_number_is_told_in_plain_words(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        read_ranking_settings(None, [override])
+    assert str(error.value).startswith(f"--set: {message}")
+    key, _, value = override.partition("=")
+    if key.startswith("training."):
+        name = key.removeprefix("training.")
+        text = yaml.safe_dump({"training": {"seed": 0, "epochs": 1} | {name: yaml.safe_load(value)}})
+        file = written(tmp_path, f"ranking: {{kind: fm}}\n{text}")
+        with pytest.raises(InputError) as error:
+            read_ranking_settings(file, ["training.seed=1"])
+        assert str(error.value).startswith(f"{file}: {message}")
+
+
+def test_what_is_true_or_false_is_set_as_such() -> None:
+    ranking = read_ranking_settings(None, ["ranking.linear=yes", "training.in_turn=on", "ranking.products=1"])
+    assert ranking.training.in_turn is True
+    assert ranking.ranking.linear is ranking.ranking.products is True  # type: ignore[union-attr]
+
+
+def test_a_setting_of_another_task_is_told_where_those_of_this_run_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read_any_settings(None, ["training.epochs=1", "retrieval.dropout=.1"], task="ranking")
+    assert str(error.value) == "--set: retrieval.dropout: this is a ranking run, whose settings are under 'ranking'"
+    for file, hint in ((None, "; --task ranking trains a click model"), (written(tmp_path, GOOD), "")):
+        with pytest.raises(InputError) as error:
+            read_any_settings(file, ["ranking.kind=fm"])
+        assert str(error.value) == (
+            f"--set: ranking.kind: this is a retrieval run, whose settings are under 'retrieval'{hint}"
+        )
+    file = written(tmp_path, "training: {seed: 0, epochs: 1}")  # says of neither task that it is for it
+    assert read_ranking_settings(file, ["ranking.kind=fm"]).ranking.kind == "fm"
+
+
+def test_several_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    file = written(tmp_path, GOOD.replace("seed: 3", "seed: -1, epoch: 4"))
+    with pytest.raises(InputError) as error:
+        read_settings(file)
+    assert str(error.value) == (
+        f"{file}: training.seed: -1: input should be greater than or equal to 0; training.epoch: {UNKNOWN} 'epochs'?"
+    )
 
 
 @pytest.mark.parametrize("kind", ["ctr", "keep", "ddtcdr", "fm"])

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isthmus.data.dataset import Dataset
 from isthmus.data.prepare import prepare
 from isthmus.data.simulator import simulate
 from isthmus.errors import InputError
-from isthmus.settings import AnyRunSettings, RankingRunSettings
+from isthmus.settings import AnyRunSettings, RankingRunSettings, read_settings
 from isthmus.tuning import Search, read_search, tune, with_values
 
-BASE = RankingRunSettings.model_validate(
-    {"ranking": {"kind": "fm", "embedding_dim": 2}, "training": {"seed": 0, "epochs": 1, "batch_size": 512}}
-)
+FEW = {"seed": 0, "epochs": 1, "batch_size": 512}
+BASE = RankingRunSettings.model_validate({"ranking": {"kind": "fm", "embedding_dim": 2}, "training": FEW})
+MLP = {"kind": "dnn", "hidden_dims": [4]}
 GRID = Search.model_validate({"sampler": "grid", "space": {"training.learning_rate": {"values": [1e-6, 1e-2]}}})
 
 
@@ -68,7 +69,9 @@ def test_a_tpe_search_tries_the_same_settings_each_time(labelled: Dataset, tmp_p
     assert first == second
 
 
-def test_a_tpe_search_of_ten_trials_is_drawn_whatever_it_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tpe_search_of_ten_trials_is_drawn_whatever_it_finds(
+    labelled: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     space = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
     search = Search.model_validate({"trials": 20, "begin_as_given": False, "space": space})
 
@@ -80,7 +83,7 @@ def test_a_tpe_search_of_ten_trials_is_drawn_whatever_it_finds(monkeypatch: pyte
             return sign * tried[-1]
 
         monkeypatch.setattr("isthmus.tuning.run_trial", run_trial)
-        tune(tmp_path, tmp_path / str(sign), BASE, search, say=lambda _: None)
+        tune(labelled.path, tmp_path / str(sign), BASE, search, say=lambda _: None)
         return tried
 
     higher, lower = rates(1.0), rates(-1.0)
@@ -134,6 +137,102 @@ def test_a_grid_is_checked_whole_before_anything_is_trained(labelled: Dataset, t
     with pytest.raises(InputError, match=r"training\.epochs: 'many'"):
         tune(labelled.path, tmp_path / "out", BASE, search, say=lambda _: None)
     assert not (tmp_path / "out").exists()
+
+
+def linear(value: bool, **training: object) -> RankingRunSettings:
+    content = BASE.model_dump(mode="json") | {"ranking": {"kind": "ctr", "backbone": MLP, "linear": value}}
+    return RankingRunSettings.model_validate(content | {"training": content["training"] | training})
+
+
+BOTH = {"values": [True, False]}
+RATES = {"low": 0.02, "high": 0.2, "log": True}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"ranking.dropuot": {"values": [0.1]}}, "space.ranking.dropuot: unknown setting; did you mean 'dropout'?"),
+        ({"nets.dropout": {"values": [0.1]}}, "space.nets.dropout: 'nets' is no section of the settings"),
+        ({"ranking.dropout": {"values": [0.1, 0.2, 1.5]}}, "space.ranking.dropout: 1.5: input should be less than"),
+        ({"ranking.dropout": {"low": 0.1, "high": 1.5}}, "space.ranking.dropout: 1.5: input should be less than"),
+        ({"training.epochs": {"low": 1.0, "high": 2.0}}, "space.training.epochs: a whole number is wanted; give whole"),
+        ({"training.epochs": {"low": 1, "high": 2.5}}, "space.training.epochs: 2.5: input should be a valid integer"),
+        ({"training.train_share": {"values": [0.5, True]}}, "space.training.train_share: True is no number"),
+        (
+            {"ranking.fields": {"values": [["user_id", "item_id"], ["user_id", "item_id", "colour"]]}},
+            "space.ranking.fields: unknown field 'colour'",
+        ),
+        ({"training.domains": {"values": [["shop"], ["shopp"]]}}, "space.training.domains: 'shopp' is not a domain"),
+        (
+            {"ranking.linear": BOTH, "training.first_order_learning_rate": {"values": [0.1, -1]}},
+            "space.training.first_order_learning_rate: -1: input should be greater than 0",
+        ),
+        (
+            {"training.later_rate_factor": {"values": [1, 0.5]}},
+            "space.training.later_rate_factor: no stage of this model goes on",
+        ),
+    ],
+)
+def test_a_mistake_in_the_space_is_told_before_anything_is_trained(
+    labelled: Dataset, tmp_path: Path, space: dict[str, object], message: str
+) -> None:
+    content = {"trials": 1, "space": {"training.learning_rate": {"values": [1e-3, 1e-2]}, **space}}
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    for name, search in ((file, read_search(file)), ("search", Search.model_validate(content))):
+        with pytest.raises(InputError) as caught:
+            tune(labelled.path, tmp_path / "out", linear(False), search, say=lambda _: None)
+        assert str(caught.value).startswith(f"{name}: {message}")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_of_first_order_weights_is_left_out_of_trials_without_them(labelled: Dataset, tmp_path: Path) -> None:
+    grid = Search.model_validate({"sampler": "grid", "space": {"ranking.linear": BOTH}})
+    tune(labelled.path, tmp_path / "a", linear(True, first_order_learning_rate=0.05), grid, say=lambda _: None)
+    rates = {"ranking.linear": BOTH, "training.first_order_learning_rate": {"values": [0.05]}}
+    search = Search.model_validate({"sampler": "grid", "space": rates})
+    tune(labelled.path, tmp_path / "b", linear(False), search, say=lambda _: None)
+    for name in "ab":
+        kept = [json.loads((tmp_path / name / "trials" / n / "value.json").read_text())["settings"] for n in "01"]
+        assert [one["training"]["first_order_learning_rate"] for one in kept] == [0.05, None]
+
+
+def test_two_values_that_do_not_go_together_are_told_before_anything_is_trained(
+    labelled: Dataset, tmp_path: Path
+) -> None:
+    base = RankingRunSettings.model_validate({"ranking": {"kind": "cdanet", "extractor": MLP}, "training": FEW})
+    space = {
+        "training.domains": {"values": [["shop", "video"], ["shop", "news"]]},
+        "ranking.targets": {"values": [["shop"], ["news"]]},
+    }
+    with pytest.raises(InputError) as caught:
+        tune(labelled.path, tmp_path / "out", base, Search.model_validate({"space": space}), say=lambda _: None)
+    assert str(caught.value) == (
+        "search: space: with training.domains ['shop', 'video'], ranking.targets ['news']: ranking.targets: 'news' is "
+        "not among training.domains (shop, video)"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_settings_themselves_get_wrong_is_not_blamed_on_the_space(
+    labelled: Dataset, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"^{tiny_dataset.path}: has no labelled rows"):
+        tune(tiny_dataset.path, tmp_path / "out", BASE, GRID, say=lambda _: None)
+    retrieval = read_settings(None, ["parameter_budget=1000"])
+    with pytest.raises(InputError, match=r"^parameter_budget: there is no backbone"):
+        tune(labelled.path, tmp_path / "out", retrieval, GRID, say=lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_files_is_refused_and_left_as_it_is(labelled: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "best.yaml").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=f"^{tmp_path}: holds other files and no search; give a new or empty folder$"):
+        tune(labelled.path, tmp_path, BASE, GRID, say=lambda _: None)
+    assert [file.name for file in tmp_path.iterdir()] == ["best.yaml"]
+    assert (tmp_path / "best.yaml").read_text(encoding="utf-8") == "mine"
+    with pytest.raises(InputError, match=r"best\.yaml: is a file; give the path of a folder"):
+        tune(labelled.path, tmp_path / "best.yaml", BASE, GRID, say=lambda _: None)
 
 
 def test_a_trial_is_called_by_the_number_of_its_folder(labelled: Dataset, tmp_path: Path) -> None:

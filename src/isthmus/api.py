@@ -144,9 +144,16 @@ class RankingRun:
         return domain_numbers(self.dataset, training.domains, "training.domains")
 
     @classmethod
-    def open(cls, folder: AnyPath, dataset: AnyPath | None = None, *, device: Device = "auto") -> "RankingRun":
+    def open(
+        cls,
+        folder: AnyPath,
+        dataset: AnyPath | None = None,
+        *,
+        device: Device = "auto",
+        dataset_option: str = "--dataset",
+    ) -> "RankingRun":
         """Open the run folder of a click model; arguments and errors are those of `open_run`."""
-        opened = open_run(Path(folder), optional_path(dataset), device=device)
+        opened = open_run(Path(folder), optional_path(dataset), device=device, dataset_option=dataset_option)
         if not isinstance(opened, RankingRun):
             raise InputError(f"{folder}: is the run of a retrieval model, which gives no probabilities; train a ranker")
         return opened
@@ -200,11 +207,14 @@ def require_text_ids(user: object, history: object) -> None:
             raise InputError(f"{name}: {given!r} is {type(given).__name__}, ids are text; give {str(given)!r}")
 
 
-def open_run(folder: Path, dataset: Path | None = None, *, device: Device = "auto") -> Run | RankingRun:
+def open_run(
+    folder: Path, dataset: Path | None = None, *, device: Device = "auto", dataset_option: str = "--dataset"
+) -> Run | RankingRun:
     """Open a run folder.
 
     Args:
         dataset: where the run's dataset lies now, if not where it lay in training.
+        dataset_option: what gives `dataset` on the command line, for the message that it is gone.
 
     Raises:
         InputError: the folder is no run, its dataset is gone or another one, or its checkpoint is missing or damaged.
@@ -213,7 +223,7 @@ def open_run(folder: Path, dataset: Path | None = None, *, device: Device = "aut
     settings = read_any_settings(folder / SETTINGS)
     place = Path(record.path) if dataset is None else dataset
     if dataset is None and not place.is_dir():
-        raise InputError(f"{folder}: its dataset {place} is gone; say where it lies now with --dataset")
+        raise InputError(f"{folder}: its dataset {place} is gone; say where it lies now with {dataset_option}")
     opened = Dataset.open(place)
     record.require(opened)
     if isinstance(settings, RankingRunSettings):

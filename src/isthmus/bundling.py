@@ -53,7 +53,7 @@ def bundle(
     parts = RetrievalParts(run.model, run.settings.retrieval, run.settings.index, run.dataset, retrieval / BEST)
     click = None
     if ranking is not None:
-        ranker = RankingRun.open(ranking, ranking_dataset, device="cpu")
+        ranker = RankingRun.open(ranking, ranking_dataset, device="cpu", dataset_option="--ranking-dataset")
         chosen, names = ranker.settings.ranking, ranker.dataset.schema.domain_names
         judged = judged_domains(ranker.dataset, chosen, ranker.settings.training)
         click = RankingParts(

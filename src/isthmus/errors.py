@@ -43,7 +43,7 @@ def joined_names(names: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
-    """What is wrong with a settings file, one line a mistake: file, key, value and what is allowed.
+    """What is wrong with a settings file, in one line: the file, and of each mistake key, value and what is allowed.
 
     Args:
         model: the model that refused the file's content; its fields are what unknown keys are compared with.
@@ -57,10 +57,10 @@ def explain(error: ValidationError, file: Path, model: type[BaseModel]) -> str:
         is_of_another_form = within if details["type"].endswith("_type") else set(within) - {details["loc"]}
         if not is_of_another_form:
             told.append(details)
-    lines = [f"{file}: {_explain_one(details, model)}" for details in told]
-    if len(lines) > MOST_SHOWN:
-        lines = [*lines[:MOST_SHOWN], f"{file}: and {len(lines) - MOST_SHOWN} more mistakes"]
-    return "\n".join(lines)
+    mistakes = [_explain_one(details, model) for details in told]
+    if len(mistakes) > MOST_SHOWN:
+        mistakes = [*mistakes[:MOST_SHOWN], f"and {len(mistakes) - MOST_SHOWN} more mistakes"]
+    return f"{file}: {'; '.join(mistakes)}"
 
 
 def mistaken_keys(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -129,6 +129,11 @@ def _explain_one(details: dict[str, Any], model: type[BaseModel]) -> str:
         case "model_attributes_type" | "model_type" | "dict_type":
             form = " {kind: ...}" if details["type"] == "model_attributes_type" else " {key: value}"
             return f"{key}: {_short(details['input'])}: a mapping is wanted, such as{form}"
+        case "tuple_type" | "list_type":
+            return f"{key}: {_short(details['input'])}: a list is wanted, such as [a, b]"
+        case "too_short":
+            least = details["ctx"]["min_length"]
+            return f"{key}: {_short(details['input'])}: give at least {'one' if least == 1 else least}"
         case "missing":
             return f"{key}: missing, and it has no default"
         case "value_error":

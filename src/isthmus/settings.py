@@ -132,15 +132,23 @@ def read_any_settings(file: Path | None, overrides: Sequence[str] = (), *, task:
     content = yaml.safe_load(defaults) if file is None else read_yaml(file, remedy=REMEDY)
     if file is None and task == "ranking":
         _begin_from_kind(content["ranking"], overrides)
+    _refuse_of_another_task(content, file, overrides)
     overridden = [_override(content, text) for text in overrides]
     form = RankingRunSettings if "ranking" in content and "retrieval" not in content else RunSettings
+
+    def to_blame(places: Sequence[str]) -> Path:
+        is_overridden = any(place.startswith(key) for place in places for key in overridden)
+        return file if file is not None and not is_overridden else Path("--set")
+
     try:
-        return form.model_validate(content)
+        settings = form.model_validate(content)
     except ValidationError as error:
-        is_overridden = any(place.startswith(key) for place in mistaken_keys(error, form) for key in overridden)
-        shown = file if file is not None and not is_overridden else Path("--set")
+        shown = to_blame(mistaken_keys(error, form))
         _refuse_misplaced(error, shown, form)
         raise InputError(explain(error, shown, form)) from error
+    if truths := truths_as_numbers(content, settings.model_dump(mode="json")):
+        raise InputError(f"{to_blame(truths)}: {'; '.join(truths)}")
+    return settings
 
 
 def read_settings(file: Path | None, overrides: Sequence[str] = ()) -> RunSettings:
@@ -159,6 +167,41 @@ def read_ranking_settings(file: Path | None, overrides: Sequence[str] = ()) -> R
             f"{file}: holds settings of retrieval; leave task='ranking' out, or give a file with 'ranking'"
         )
     return settings
+
+
+def truths_as_numbers(content: Any, read: Any, key: str = "") -> list[str]:
+    """What is wrong where True or False is given and was read as a number, which Pydantic allows; key and remedy.
+
+    Args:
+        read: the settings that were made of the content, as YAML would hold them.
+    """
+    match content, read:
+        case dict(), dict():
+            inner = [(str(name), value, read.get(name)) for name, value in content.items()]
+        case list(), list():
+            inner = [(str(place), value, read[place]) for place, value in enumerate(content)]
+        case bool(), int() | float() if not isinstance(read, bool):
+            return [f"{key}: {content} is no number; YAML reads yes and on as True, no and off as False"]
+        case _:
+            return []
+    return [
+        found
+        for name, value, of_it in inner
+        for found in truths_as_numbers(value, of_it, f"{key}.{name}" if key else name)
+    ]
+
+
+def _refuse_of_another_task(content: dict[str, Any], file: Path | None, overrides: Sequence[str]) -> None:
+    """Says which section a run's settings are under where an override is of the other task's."""
+    sections = {"retrieval", "ranking"}
+    if len(present := sections & content.keys()) != 1:
+        return
+    (task,) = present
+    hint = "; --task ranking trains a click model" if file is None and task == "retrieval" else ""
+    for text in overrides:
+        key, _, _ = text.partition("=")
+        if key.split(".")[0] in sections - present:
+            raise InputError(f"--set: {key}: this is a {task} run, whose settings are under {task!r}{hint}")
 
 
 def _refuse_misplaced(error: ValidationError, file: Path, form: type[BaseModel]) -> None:

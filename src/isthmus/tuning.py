@@ -1,22 +1,24 @@
 """Search of settings on validation data: the same number of trials for every model, by grid or by Optuna's TPE."""
 
 import json
-from collections.abc import Callable, Mapping
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_never
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from isthmus.api import train
 from isthmus.data.dataset import Dataset
 from isthmus.errors import DivergedError, InputError, explain
 from isthmus.files import markdown_table, read_yaml, write_text
-from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings
-from isthmus.training.runs import DatasetRecord, remove_weights
+from isthmus.settings import AnyRunSettings, RankingRunSettings, RunSettings, truths_as_numbers
+from isthmus.training.ranking_runs import require_ranking_fit
+from isthmus.training.runs import DatasetRecord, fit_budget, remove_weights, require_fit
 
 BEST_SETTINGS, TRIALS, VALUE = "best.yaml", "trials", "value.json"
+MOST_COMBINATIONS = 2000
 
 
 class Choices(BaseModel):
@@ -44,6 +46,10 @@ class Range(BaseModel):
             raise ValueError(f"with log, low must be above 0, got {self.low}")
         return self
 
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
 
 Place = Choices | Range
 
@@ -66,6 +72,7 @@ class Search(BaseModel):
     seed: int = Field(default=0, ge=0)
     begin_as_given: bool = True
     space: dict[str, Annotated[Place, Field(union_mode="smart")]] = Field(min_length=1)
+    _file: Path = PrivateAttr(default=Path("search"))  # where it was declared, for messages
 
     @model_validator(mode="after")
     def a_grid_has_choices(self) -> "Search":
@@ -93,9 +100,11 @@ def read_search(file: Path) -> Search:
         InputError: the file cannot be read, or a key is unknown or out of range.
     """
     try:
-        return Search.model_validate(read_yaml(file, remedy="a search needs 'space'"))
+        search = Search.model_validate(read_yaml(file, remedy="a search needs 'space'"))
     except ValidationError as error:
         raise InputError(explain(error, file, Search)) from error
+    search._file = file
+    return search
 
 
 def tune(
@@ -108,23 +117,31 @@ def tune(
     and `out`/trials.md.
 
     Raises:
-        InputError: a searched key is no setting, a folder of `out` holds trials of another search or another dataset,
-            or every trial diverged.
+        InputError: before anything is trained or written: a searched key is no setting, what it may be is not allowed
+            or does not fit the dataset, or `out` holds files of something else; then: a folder of `out` holds trials of
+            another search or another dataset, or every trial diverged.
     """
+    if out.is_file():
+        raise InputError(f"{out}: is a file; give the path of a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / TRIALS).is_dir():
+        raise InputError(f"{out}: holds other files and no search; give a new or empty folder")
     tried: list[tuple[dict[str, Any], float | None]] = []
+    is_checked = False
 
     def attempt(chosen: dict[str, Any]) -> float | None:
-        value = run_trial(dataset, out / TRIALS / str(len(tried)), base, chosen)
+        nonlocal is_checked
+        folder = out / TRIALS / str(len(tried))
+        if not is_checked and not (folder / VALUE).is_file():
+            require_possible(Dataset.open(dataset), base, search)
+            is_checked = True
+        value = run_trial(dataset, folder, base, chosen)
         say(f"trial {len(tried)}: {_shown(value, 4)}  {_in_words(chosen)}")
         tried.append((chosen, value))
         return value
 
     match search.sampler:
         case "grid":
-            combinations = search.grid()
-            for combination in combinations:
-                with_values(base, combination)  # a mistake in the last one would be found hours later
-            for combination in combinations:
+            for combination in search.grid():
                 attempt(combination)
         case "tpe":
             optuna = _optuna()
@@ -148,6 +165,62 @@ def tune(
     write_text(out / "trials.md", markdown_table(["trial", "validation", *search.space], rows) + "\n")
     say(f"best: {best_value:.4f}  {_in_words(best)}; settings in {out / BEST_SETTINGS}")
     return settings
+
+
+def require_possible(dataset: Dataset, base: AnyRunSettings, search: Search) -> None:
+    """Raises InputError where settings that may be tried are none or do not fit the dataset: a trial would end so.
+
+    Every choice and both ends of every range are looked at, together as a trial may have them: each in settings that
+    must fit the dataset, then their combinations, up to a number that takes a second, in settings that must be allowed.
+    The message names the keys that bring the mistake about.
+    """
+
+    def refusal(chosen: Mapping[str, Any], *, fits: bool) -> str | None:
+        try:
+            settings = with_values(base, chosen)
+            if fits:
+                require_settings_fit(dataset, settings)
+        except InputError as error:
+            return str(error).removeprefix("space: ")
+        return None
+
+    def require(chosen: Mapping[str, Any], *, fits: bool) -> None:
+        if (message := refusal(chosen, fits=fits)) is None:
+            return
+        to_blame = dict(chosen)
+        for key in chosen:
+            others = {name: value for name, value in to_blame.items() if name != key}
+            if refusal(others, fits=fits) == message:
+                to_blame = others
+        match list(to_blame):
+            case []:
+                raise InputError(message)
+            case [key]:
+                raise InputError(f"{search._file}: space.{key}: {message.removeprefix(f'{key}: ')}")
+            case _:
+                raise InputError(f"{search._file}: space: with {_in_words(to_blame)}: {message}")
+
+    for chosen in _each_value(search.space):
+        require(chosen, fits=True)
+    for values in islice(product(*_ends(search.space)), MOST_COMBINATIONS):
+        require(dict(zip(search.space, values, strict=True)), fits=False)
+    lowest = with_values(base, next(_each_value(search.space))).model_dump(mode="json")
+    for key, place in search.space.items():
+        if isinstance(place, Range) and not place.is_whole and isinstance(_value_at(lowest, key), int):
+            raise InputError(
+                f"{search._file}: space.{key}: a whole number is wanted; give whole 'low' and 'high', not {place.low} "
+                f"and {place.high}"
+            )
+
+
+def require_settings_fit(dataset: Dataset, settings: AnyRunSettings) -> None:
+    """Raises InputError where `train` would refuse the settings for this dataset."""
+    if isinstance(settings, RankingRunSettings):
+        require_ranking_fit(dataset, settings.ranking, settings.training)
+        return
+    if settings.parameter_budget is not None:
+        fit_budget(dataset, settings.retrieval, settings.parameter_budget)
+    require_fit(dataset, settings.retrieval)
 
 
 def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping[str, Any]) -> float | None:
@@ -180,6 +253,9 @@ def run_trial(dataset: Path, folder: Path, base: AnyRunSettings, chosen: Mapping
 def with_values(base: AnyRunSettings, chosen: Mapping[str, Any]) -> AnyRunSettings:
     """The settings with single values put in their place.
 
+    Where `ranking.linear: false` is chosen, `training.first_order_learning_rate` is left out, whatever it is: it has
+    nothing to move, and a search may try both.
+
     Raises:
         InputError: a key is no setting, or its value is not allowed.
     """
@@ -189,14 +265,31 @@ def with_values(base: AnyRunSettings, chosen: Mapping[str, Any]) -> AnyRunSettin
         place = content
         for part in above:
             if not isinstance(place.get(part), dict):
-                raise InputError(f"space.{key}: {part!r} is no section of the settings")
+                raise InputError(f"space: {key}: {part!r} is no section of the settings")
             place = place[part]
         place[last] = value
+    if chosen.get("ranking.linear") is False:
+        content["training"]["first_order_learning_rate"] = None
     form = RankingRunSettings if isinstance(base, RankingRunSettings) else RunSettings
     try:
-        return form.model_validate(content)
+        settings = form.model_validate(content)
     except ValidationError as error:
         raise InputError(explain(error, Path("space"), form)) from error
+    if truths := truths_as_numbers(content, settings.model_dump(mode="json")):
+        raise InputError(f"space: {'; '.join(truths)}")
+    return settings
+
+
+def _ends(space: Mapping[str, Place]) -> list[tuple[Any, ...]]:
+    """Of each key the choices, or both ends of the range."""
+    return [place.values if isinstance(place, Choices) else (place.low, place.high) for place in space.values()]
+
+
+def _each_value(space: Mapping[str, Place]) -> Iterator[dict[str, Any]]:
+    """As few combinations as hold each choice and both ends of each range."""
+    ends = _ends(space)
+    for number in range(max(map(len, ends))):
+        yield {key: values[number % len(values)] for key, values in zip(space, ends, strict=True)}
 
 
 def _suggest(trial: Any, key: str, place: Place) -> Any:
@@ -215,9 +308,7 @@ def _as_given(base: AnyRunSettings, space: Mapping[str, Place]) -> dict[str, Any
     content = base.model_dump(mode="json")
     given: dict[str, Any] = {}
     for key, place in space.items():
-        value: Any = content
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = _value_at(content, key)
         match place:
             case Choices(values=values) if value in values:
                 given[key] = values.index(value)
@@ -226,6 +317,14 @@ def _as_given(base: AnyRunSettings, space: Mapping[str, Place]) -> dict[str, Any
             case _:
                 return None
     return given
+
+
+def _value_at(content: dict[str, Any], key: str) -> Any:
+    """What `key.sub` is in settings; None where they have no such key."""
+    value: Any = content
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _shown(value: float | None, digits: int) -> str:

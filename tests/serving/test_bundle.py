@@ -243,6 +243,10 @@ def test_the_verb_bundles_two_runs(labelled: Dataset, tmp_path: Path) -> None:
     assert [item.retrieval_score for item in answer.items] == pytest.approx([best[i.item] for i in answer.items])
     with pytest.raises(InputError, match="no ranking run is given"):
         isthmus.bundle(tmp_path / "run", tmp_path / "other", score_field="score")
+    record = json.loads((tmp_path / "ranker" / "dataset.json").read_text())
+    (tmp_path / "ranker" / "dataset.json").write_text(json.dumps(record | {"path": str(tmp_path / "gone")}))
+    with pytest.raises(InputError, match="gone is gone; say where it lies now with --ranking-dataset"):
+        isthmus.bundle(tmp_path / "run", tmp_path / "other", ranking=tmp_path / "ranker")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files have no such modes elsewhere")

@@ -67,17 +67,26 @@ def train_ranking_in_folder(
     earlier = sum(len(read_reports(stage)) for stage in (folder / STAGES).glob("*"))
     if earlier:
         say(f"{folder}: going on after {earlier} epochs")
+    num_shown = 0
     with open_board(folder, say) as board:
+
+        def show_reports() -> None:
+            """Also those of an earlier training, which the trainer has in the order of the stages."""
+            nonlocal num_shown
+            for report in trainer.reports[num_shown:]:
+                board(report)
+            num_shown = len(trainer.reports)
 
         def on_epoch(report: EpochReport) -> None:
             write_metrics(folder, trainer.reports)
-            board(report)
+            show_reports()
             say(f"{report.stage}: {epoch_line(report, training.epochs)}")
 
         trainer = StageTrainer(
             dataset, settings, training, folder / STAGES, device, on_epoch, show_progress=show_progress
         )
         model = train_stages(trainer)
+        show_reports()
     write_metrics(folder, trainer.reports)
     write_text(folder / REPORT, ranking_report(folder.name, dataset, settings, training, model, trainer.reports))
     write_atomically(model.state_dict(), folder / BEST)
