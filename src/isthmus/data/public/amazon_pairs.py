@@ -2,7 +2,8 @@
 
 `grocery_kitchen`: `events.parquet` (user, asin, domain, unix timestamp) and `titles.parquet` (asin, title).
 `movie_book`: `events.parquet` (user, position in time order, asin, domain) and `movie_titles.parquet`.
-`kg_books_movies`: RecBole's atomic files `NAME.inter.tsv` and `NAME.link.tsv`, or `NAME.inter` and `NAME.link`.
+`kg_books_movies`: RecBole's atomic files `NAME.inter.tsv` and `NAME.link.tsv`, or `NAME.inter` and `NAME.link`. A row
+is an interaction: its `rating` is not read, its `timestamp` is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,93 +19,234 @@ from isthmus.data.written_log import DECLARATION, new_log_folder, write_declarat
 from isthmus.errors import InputError, joined_names
 
 PER_POSITIVE = 5
+EMPTY = "is empty; fill or remove the row"
+SECONDS_LIMIT = 1e11  # the year 5138; a larger time is in milliseconds or finer
+# Of an entity's address or its short form: the host with a folder, or the name before the first colon.
+PREFIX = r"^(https?://[^/]+/([^/]+/)?|[A-Za-z][A-Za-z0-9.-]*:)"
 
 
-def ingest_grocery_kitchen(source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None) -> Path:
-    """Write a log with a clock: split by time, negatives drawn at the positive's time unless said otherwise."""
+def ingest_grocery_kitchen(
+    source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None, seed: int = 0
+) -> Path:
+    """Write a log with a clock: split by time, negatives drawn at the positive's time unless said otherwise.
+
+    Args:
+        seed: of the negatives, unless `negatives` says how they are drawn.
+
+    Raises:
+        InputError: a file or a column is missing or not readable, or a row lacks its user, item, domain or time.
+    """
     events = _events(source, "timestamp")
     titles = _titles(source / "titles.parquet")
-    drawn = negatives or {"draw": "time_window", "per_positive": PER_POSITIVE}
+    drawn = negatives or _drawn("time_window", seed)
     content = _declaration("amazon_grocery_kitchen", _domains(events), {"by": "time"}, drawn, time="time")
     return _write(out, events, titles, content)
 
 
-def ingest_movie_book(source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None) -> Path:
+def ingest_movie_book(source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
     """Write a log whose time is a user's own order, no common clock: users' last purchases are held out.
 
     Negatives are items of other positives of the same split: a third of the last purchases of Book are items that
     training never saw, and negatives that all are known would tell them by that alone.
+
+    Args:
+        seed: of the negatives, unless `negatives` says how they are drawn.
+
+    Raises:
+        InputError: as of `ingest_grocery_kitchen`.
     """
     events = _events(source, "position")
     titles = _titles(source / "movie_titles.parquet")
-    drawn = negatives or {"draw": "same_split", "per_positive": PER_POSITIVE}
+    drawn = negatives or _drawn("same_split", seed)
     content = _declaration("amazon_movie_book", _domains(events), {"by": "last_out"}, drawn, time="time")
     return _write(out, events, titles, content)
 
 
-def ingest_kg_books_movies(source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None) -> Path:
-    """Write a log without a clock, whose titles are the names of the items' DBpedia entities."""
+def ingest_kg_books_movies(
+    source: Path, out: Path, *, negatives: Mapping[str, Any] | None = None, seed: int = 0
+) -> Path:
+    """Write a log whose titles are the names of the items' DBpedia entities.
+
+    The published files have no clock: rows are split at random, negatives drawn by popularity. Where both `.inter`
+    files have a `timestamp` there is one: both go by time then, as of `ingest_grocery_kitchen`.
+
+    Args:
+        seed: of the negatives, unless `negatives` says how they are drawn, and, without a clock, of the split and of
+            the folds that histories are made of.
+
+    Raises:
+        InputError: a file or a column is missing or not readable, a file has no row, or one alone has times.
+    """
     events, titles = [], []
     for name in ("Books", "Movies_and_TV"):
-        inter = _atomic(source, f"{name}.inter", ("user_id", "item_id"))
-        link = _atomic(source, f"{name}.link", ("item_id", "entity_id"))
-        events.append(
-            pa.table({"user_id": inter["user_id"], "item_id": inter["item_id"], "domain": _repeat(name, len(inter))})
+        file, inter = _atomic(source, f"{name}.inter", ("user_id", "item_id"))
+        rows = {
+            "user_id": _text(inter, "user_id", file),
+            "item_id": _text(inter, "item_id", file),
+            "domain": _repeat(name, len(inter)),
+        }
+        if "timestamp" in inter.column_names:
+            rows["time"] = seconds(inter["timestamp"], "timestamp", file)
+        events.append(pa.table(rows))
+        _, link = _atomic(source, f"{name}.link", ("item_id", "entity_id"))
+        entity = pc.replace_substring_regex(link["entity_id"], PREFIX, "")
+        title = pc.utf8_trim_whitespace(pc.replace_substring(entity, "_", " "))
+        titles.append(pa.table({"item_id": link["item_id"], "title": title}))
+    have_time = ["time" in one.column_names for one in events]
+    if any(have_time) != all(have_time):
+        raise InputError(
+            f"{source}: only one of the two .inter files has a column 'timestamp'; give it to both or none"
         )
-        entity = pc.replace_substring_regex(link["entity_id"], "^.*[:/]", "")
-        titles.append(pa.table({"item_id": link["item_id"], "title": pc.replace_substring(entity, "_", " ")}))
     table = pa.concat_tables(events)
-    drawn = negatives or {"draw": "popularity", "per_positive": PER_POSITIVE}
-    split = {"by": "random"}
-    content = _declaration("amazon_kg_books_movies", _domains(table), split, drawn, time=None)
+    split = {"by": "time"} if all(have_time) else {"by": "random", "seed": seed}
+    drawn = negatives or _drawn("time_window" if all(have_time) else "popularity", seed)
+    time, folds_seed = ("time", None) if all(have_time) else (None, seed)
+    content = _declaration("amazon_kg_books_movies", _domains(table), split, drawn, time=time, folds_seed=folds_seed)
     return _write(out, table, pa.concat_tables(titles), content)
 
 
+def read_parquet(file: Path, wanted: Sequence[str] = ()) -> pa.Table:
+    """The rows of a Parquet file.
+
+    Raises:
+        InputError: it is missing, not readable, or a wanted column is not in it.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: missing; give the folder that holds it")
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not readable as Parquet: {reason}; fetch the file again") from error
+    if missing := [column for column in wanted if column not in table.column_names]:
+        raise InputError(f"{file}: no column {missing[0]!r}; it has {joined_names(table.column_names)}")
+    return table
+
+
+def whole_numbers(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
+    """A column as 64-bit whole numbers.
+
+    Raises:
+        InputError: a value is missing or no whole number; names its row.
+    """
+    numbers = _cast(column, pa.int64(), name, file, "is no whole number of 64 bits; correct or remove the row")
+    refuse_rows(pc.is_null(numbers), numbers, name, file, EMPTY)
+    return numbers
+
+
+def seconds(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
+    """A column of timestamps, of whole seconds, or of whole numbers that only order, as 64-bit numbers.
+
+    Raises:
+        InputError: a value is missing, no whole number, or past the year 5000, which milliseconds are; names its row.
+    """
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s"))
+    if pa.types.is_timestamp(column.type):
+        column = pc.floor_temporal(column, unit="second").cast(pa.timestamp("s"))
+    numbers = whole_numbers(column, name, file)
+    refuse_rows(
+        pc.greater(numbers, SECONDS_LIMIT),
+        numbers,
+        name,
+        file,
+        "is past the year 5000, counted in seconds since 1970; if it counts milliseconds, divide by 1000",
+    )
+    return numbers
+
+
+def refuse_rows(wrong: pa.ChunkedArray, column: pa.ChunkedArray, name: str, file: Path, problem: str) -> None:
+    """Raises InputError naming the first row, counted from 1, for which `wrong` is true, if there is one."""
+    row = pc.index(wrong, True).as_py()
+    if row >= 0:
+        raise InputError(f"{file}: row {row + 1}, column {name!r}: {column[row].as_py()!r} {problem}")
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, file: Path, problem: str) -> pa.ChunkedArray:
+    """A column of another type; where a value is not fit for it, the first such is found by halves."""
+    if not len(column):
+        return pa.chunked_array([], kind)
+    if _fits(column, kind):
+        return column.cast(kind)
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(column.slice(low, middle - low), kind) else (low, middle)
+    raise InputError(f"{file}: row {low + 1}, column {name!r}: {column[low].as_py()!r} {problem}")
+
+
+def _fits(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    try:
+        column.cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _text(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
+    """A column of identifiers as text, none of them empty."""
+    text = _cast(table[name], pa.string(), name, file, "is no text")
+    refuse_rows(pc.equal(pc.fill_null(text, ""), ""), text, name, file, EMPTY)
+    return text
+
+
 def _events(source: Path, order: str) -> pa.Table:
-    table = _read(source / "events.parquet")
+    file = source / "events.parquet"
+    table = read_parquet(file, ("user", "asin", "domain"))
     time = next((name for name in (order, "time", "unixReviewTime") if name in table.column_names), None)
-    if time is None or (missing := {"user", "asin", "domain"} - set(table.column_names)):
-        missing = {"user", "asin", "domain", order} - set(table.column_names)
-        raise InputError(f"{source / 'events.parquet'}: no column {sorted(missing)[0]!r}")
+    if time is None:
+        raise InputError(f"{file}: no column {order!r}; it has {joined_names(table.column_names)}")
     return pa.table(
         {
-            "user_id": table["user"].cast(pa.string()),
-            "item_id": table["asin"].cast(pa.string()),
-            "domain": table["domain"].cast(pa.string()),
-            "time": table[time].cast(pa.int64()),
+            "user_id": _text(table, "user", file),
+            "item_id": _text(table, "asin", file),
+            "domain": _text(table, "domain", file),
+            "time": seconds(table[time], time, file),
         }
     )
 
 
 def _titles(file: Path) -> pa.Table:
-    table = _read(file)
-    if missing := {"asin", "title"} - set(table.column_names):
-        raise InputError(f"{file}: no column {sorted(missing)[0]!r}")
-    table = pa.table({"item_id": table["asin"].cast(pa.string()), "title": table["title"].cast(pa.string())})
+    table = read_parquet(file, ("asin", "title"))
+    columns = [_cast(table[name], pa.string(), name, file, "is no text") for name in ("asin", "title")]
+    table = pa.table(columns, ["item_id", "title"])
     return table.group_by("item_id").aggregate([("title", "min")]).rename_columns(["item_id", "title"])
 
 
-def _read(file: Path) -> pa.Table:
-    if not file.is_file():
-        raise InputError(f"{file}: missing; give the folder that holds it")
-    try:
-        return pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file}: not readable as Parquet: {error}") from error
-
-
-def _atomic(source: Path, name: str, wanted: Sequence[str]) -> pa.Table:
+def _atomic(source: Path, name: str, wanted: Sequence[str]) -> tuple[Path, pa.Table]:
+    """An atomic file and its rows, columns without their types: times as numbers, all else as text."""
     found = [source / f"{name}{ending}" for ending in ("", ".tsv") if (source / f"{name}{ending}").is_file()]
     if not found:
         raise InputError(f"{source / name}: missing; RecBole's atomic files of both categories are wanted")
-    options = pacsv.ConvertOptions(column_types={f"{column}:token": pa.string() for column in wanted})
-    table = pacsv.read_csv(
-        found[0], parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False), convert_options=options
-    )
-    table = table.rename_columns([column.split(":")[0] for column in table.column_names])
-    if missing := set(wanted) - set(table.column_names):
-        raise InputError(f"{found[0]}: no column {sorted(missing)[0]!r}; it has {joined_names(table.column_names)}")
-    return table
+    file = found[0]
+    try:
+        with file.open("rb") as opened:
+            header = opened.readline().decode("utf-8-sig").rstrip("\r\n").split("\t")
+        types = {column: pa.float64() if _untyped(column) == "timestamp" else pa.string() for column in header}
+        table = pacsv.read_csv(
+            file,
+            read_options=pacsv.ReadOptions(use_threads=False),  # with threads, errors would not name the row
+            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pacsv.ConvertOptions(column_types=types),
+        )
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file}: not readable as UTF-8 text of columns joined by tabs, the header being row 1: {error}"
+        ) from error
+    names = [_untyped(column) for column in table.column_names]
+    if missing := [column for column in wanted if names.count(column) != 1]:
+        raise InputError(f"{file}: not one column {missing[0]!r}; it has {joined_names(table.column_names)}")
+    if not len(table):
+        raise InputError(f"{file}: has a header and no row; fetch the file again")
+    return file, table.rename_columns(names)
+
+
+def _untyped(column: str) -> str:
+    return column.split(":")[0]
+
+
+def _drawn(draw: str, seed: int) -> dict[str, Any]:
+    return {"draw": draw, "per_positive": PER_POSITIVE, "seed": seed}
 
 
 def _domains(events: pa.Table) -> list[str]:
@@ -125,11 +267,18 @@ def _write(out: Path, events: pa.Table, titles: pa.Table, content: Mapping[str, 
 
 
 def _declaration(
-    name: str, domains: Sequence[str], split: Mapping[str, Any], negatives: Mapping[str, Any], *, time: str | None
+    name: str,
+    domains: Sequence[str],
+    split: Mapping[str, Any],
+    negatives: Mapping[str, Any],
+    *,
+    time: str | None,
+    folds_seed: int | None = None,
 ) -> dict[str, Any]:
     events: dict[str, Any] = {"files": ["events.parquet"], "user": "user_id", "item": "item_id", "domain": "domain"}
     if time is not None:
         events["time"] = time
+    folds = {} if folds_seed is None else {"seed": folds_seed}
     return {
         "name": name,
         "events": events,
@@ -143,6 +292,6 @@ def _declaration(
             {"name": "words", "side": "item", "kind": "text", "source": "titles", "column": "title"},
         ],
         "split": dict(split),
-        "ranking": {"negatives": dict(negatives)},
+        "ranking": {"negatives": dict(negatives), **folds},
         "title": {"name": "title", "side": "item", "kind": "categorical", "source": "titles"},
     }

@@ -9,9 +9,12 @@ import ast
 import gzip
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +25,9 @@ from isthmus.errors import InputError
 NAME = "amazon_reviews"
 POSITIVE_RATING = 4
 BLOCK = 100_000
-MILLISECONDS_FROM = 1e11
-ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+MILLISECONDS_FROM = 1e11  # and no second so late is taken
+ENDING = re.compile(r"\.jsonl?(\.gz)?$", re.IGNORECASE)
+MOST_SHOWN = 60  # letters of a wrong value
 
 EVENTS = pa.schema(
     [
@@ -63,9 +67,9 @@ def _files(source: Path) -> tuple[dict[str, Path], list[Path]]:
     """Review files by category, and metadata files."""
     reviews: dict[str, Path] = {}
     metas: list[Path] = []
-    found = sorted(file for file in source.glob("*") if file.name.endswith(ENDINGS)) if source.is_dir() else []
+    found = sorted(file for file in source.glob("*") if ENDING.search(file.name)) if source.is_dir() else []
     for file in found:
-        stem = file.name.removesuffix(".gz").removesuffix(".json").removesuffix(".jsonl")
+        stem = ENDING.sub("", file.name)
         if stem.startswith("meta_"):
             metas.append(file)
             continue
@@ -80,14 +84,20 @@ def _files(source: Path) -> tuple[dict[str, Path], list[Path]]:
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file with their line numbers. Metadata of 2014 are Python's literals, not JSON."""
-    opened: IO[str]
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as opened:
-        try:
+    number = 0
+    try:
+        with _opened(file) as opened:
             for number, line in enumerate(opened, start=1):
                 if line.strip():
                     yield number, _object(line, file, number)
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: not readable: {error}; fetch the file again") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(f"{file}: not readable after line {number}: {error}; fetch the file again") from error
+
+
+def _opened(file: Path) -> TextIOWrapper:
+    if file.suffix.lower() == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig")
+    return file.open(encoding="utf-8-sig")
 
 
 def _object(line: str, file: Path, number: int) -> dict[str, Any]:
@@ -97,8 +107,10 @@ def _object(line: str, file: Path, number: int) -> dict[str, Any]:
     except json.JSONDecodeError:
         try:
             value = ast.literal_eval(line)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             value = None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+        raise InputError(f"{file}, line {number}: not readable: {error}; correct or remove the line") from error
     if not isinstance(value, dict):
         raise InputError(f"{file}, line {number}: is no JSON object; the file may have been cut off")
     return value
@@ -109,10 +121,23 @@ def _reviews(file: Path, name: str) -> Iterator[dict[str, Any]]:
         user = _first(review, ("user_id", "reviewerID"), file, number)
         item = _first(review, ("parent_asin", "asin"), file, number)
         rating = _number(_first(review, ("rating", "overall"), file, number), "rating", file, number)
-        time = _number(_first(review, ("timestamp", "unixReviewTime"), file, number), "time", file, number)
+        given = _first(review, ("timestamp", "unixReviewTime"), file, number)
+        time = _number(given, "time", file, number)
         # The files of 2023 count milliseconds.
-        seconds = int(time // 1000 if time > MILLISECONDS_FROM else time)
-        yield {"user_id": str(user), "item_id": str(item), "domain": name, "time": seconds, "rating": rating}
+        seconds = time // 1000 if time > MILLISECONDS_FROM else time
+        if abs(seconds) > MILLISECONDS_FROM:
+            raise InputError(f"{file}, line {number}: time {_short(given)} is neither in seconds nor in milliseconds")
+        yield {"user_id": _text(user), "item_id": _text(item), "domain": name, "time": int(seconds), "rating": rating}
+
+
+def _text(value: object) -> str:
+    """A value as text that can be written: half a surrogate pair alone, which JSON can name, becomes U+FFFD."""
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 def _first(review: dict[str, Any], keys: Sequence[str], file: Path, number: int) -> object:
@@ -128,14 +153,14 @@ def _number(value: object, what: str, file: Path, number: int) -> float:
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise InputError(f"{file}, line {number}: {what} {value!r} is not a number")
+        raise InputError(f"{file}, line {number}: {what} {_short(value)} is not a number")
     return found
 
 
 def _items(file: Path, seen: set[str]) -> Iterator[dict[str, Any]]:
     """Each item once: the first that is met."""
     for number, meta in _lines(file):
-        item = str(_first(meta, ("parent_asin", "asin"), file, number))
+        item = _text(_first(meta, ("parent_asin", "asin"), file, number))
         if item in seen:
             continue
         seen.add(item)
@@ -145,9 +170,9 @@ def _items(file: Path, seen: set[str]) -> Iterator[dict[str, Any]]:
         title = meta.get("title")
         yield {
             "item_id": item,
-            "title": str(title) if title else None,
-            "brand": str(brand) if brand else None,
-            "category": str(categories) if categories else None,
+            "title": _text(title) if title else None,
+            "brand": _text(brand) if brand else None,
+            "category": _text(categories) if categories else None,
         }
 
 

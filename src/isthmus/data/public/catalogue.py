@@ -25,11 +25,11 @@ def ingest_public(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
 
             match name:
                 case "grocery_kitchen":
-                    return amazon_pairs.ingest_grocery_kitchen(source, out)
+                    return amazon_pairs.ingest_grocery_kitchen(source, out, seed=seed)
                 case "movie_book":
-                    return amazon_pairs.ingest_movie_book(source, out)
+                    return amazon_pairs.ingest_movie_book(source, out, seed=seed)
                 case "kg_books_movies":
-                    return amazon_pairs.ingest_kg_books_movies(source, out)
+                    return amazon_pairs.ingest_kg_books_movies(source, out, seed=seed)
         case "amazon_reviews":
             from isthmus.data.public.amazon_reviews import ingest_amazon_reviews
 

@@ -1,9 +1,11 @@
-"""Epinions: ratings of items in 27 categories, a category being a domain; a log with real negatives and no clock.
+"""Epinions: ratings of items in 27 categories, a category being a domain; a log with real negatives.
 
-Read as Parquet (`ratings.parquet`: user, item, category, rating; `categories.tsv`: category, name), or as the MATLAB
-file `rating.mat` in which it was published (columns user, item, category, rating first).
+Read as Parquet (`ratings.parquet`: user, item, category, rating, and `time` where it has one; `categories.tsv`:
+category, name), or as a MATLAB file in which it was published: `rating_with_timestamp.mat`, else `rating.mat` (columns
+user, item, category, rating, helpfulness, time point; the last two may be missing from `rating.mat`).
 """
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,15 +15,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from scipy.io import loadmat
 
+from isthmus.data.public.amazon_pairs import read_parquet, refuse_rows, seconds, whole_numbers
 from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 from isthmus.errors import InputError, did_you_mean, joined_names
 
 NAME = "epinions"
 POSITIVE_RATING = 4
+RATINGS = (1, 5)
+COLUMNS = ("user", "item", "category", "rating")
+WHOLE = re.compile(r"\s*(-?\d{1,18})(?:\.0*)?\s*")
+TIME_PLACE = 5  # of a published matrix, after the helpfulness
 FEWEST_OF_A_LABEL = 50  # with fewer a tenth of the rows may have none
 
 
@@ -38,25 +44,27 @@ def ingest_epinions(
 ) -> Path:
     """Write `out`/{events.parquet, log.yaml}; gives the path of log.yaml.
 
+    Where the ratings have a time it is the log's clock, else there is none.
+
     Args:
         domains: names of the categories to take, in that order; None: all, save those with fewer than fifty ratings of
             either label, which a warning names: what is held out of them could not judge a click model.
         rest: the name of one more domain, last, which is all categories that `domains` does not name; None: these are
             left out.
-        split: the declaration's `split`; None: seeded random rows, 8:1:1.
+        split: the declaration's `split`; None: 8:1:1, by time, or without a clock seeded random rows.
         statistics: declares counts and means of labels and of ratings, of the user, in the row's domain and elsewhere,
             and of the item.
         adjusted: declares, beside these, each mean after the other side is allowed for: an item's after how generous
             its users are in all domains, a user's after what its items usually get.
-        seed: of the default split.
+        seed: of the default split without a clock.
 
     Raises:
-        InputError: a file is missing or not what it should be, a category is not in it, or none has enough ratings.
+        InputError: a file is missing or not what it should be, a value is not what its column holds, a category is not
+            in it, or none has enough ratings.
     """
     ratings, names = _parquet(source) if (source / "ratings.parquet").is_file() else _matlab(source)
     # In the order of the numbers: dictionaries are looked up by value.
-    numbers = pa.array(list(names), pa.int64())
-    category = pa.array(list(names.values())).take(pc.index_in(ratings["category"].cast(pa.int64()), numbers))
+    category = pa.array(list(names.values())).take(pc.index_in(ratings["category"], pa.array(list(names), pa.int64())))
     chosen = (
         with_enough_of_both_labels(source, names.values(), category, ratings["rating"])
         if domains is None
@@ -69,12 +77,15 @@ def ingest_epinions(
         raise InputError(f"{source}: rest: {rest!r} is the name of a chosen category too; give another")
     table = pa.table(
         {
-            "user_id": ratings["user"].cast(pa.int64()).cast(pa.string()),
-            "item_id": ratings["item"].cast(pa.int64()).cast(pa.string()),
+            "user_id": ratings["user"].cast(pa.string()),
+            "item_id": ratings["item"].cast(pa.string()),
             "category": category,
-            "rating": ratings["rating"].cast(pa.int64()),
+            "rating": ratings["rating"],
         }
     )
+    has_time = "time" in ratings.column_names
+    if has_time:
+        table = table.append_column("time", ratings["time"])
     is_chosen = pc.is_in(table["category"], pa.array(chosen))
     if rest is None:
         table = table.filter(is_chosen)
@@ -83,9 +94,8 @@ def ingest_epinions(
         chosen.append(rest)
     with new_log_folder(out, NAME) as temporary:
         pq.write_table(table, temporary / "events.parquet")
-        content = _declaration(
-            chosen, split or {"by": "random", "seed": seed}, statistics=statistics, adjusted=adjusted
-        )
+        by = split or ({"by": "time"} if has_time else {"by": "random", "seed": seed})
+        content = _declaration(chosen, by, has_time=has_time, statistics=statistics, adjusted=adjusted)
         write_declaration(content, temporary)
     return out / DECLARATION
 
@@ -113,33 +123,98 @@ def with_enough_of_both_labels(
 
 
 def _parquet(source: Path) -> tuple[pa.Table, dict[int, str]]:
-    file = source / "categories.tsv"
+    names = _category_names(source / "categories.tsv")
+    file = source / "ratings.parquet"
+    table = read_parquet(file, COLUMNS)
+    time = next((name for name in ("time", "timestamp") if name in table.column_names), None)
+    ratings = _checked(table, time, file)
+    known = pc.is_in(ratings["category"], pa.array(list(names), pa.int64()))
+    problem = "is not in categories.tsv; add the category's number and name there"
+    refuse_rows(pc.invert(known), ratings["category"], "category", file, problem)
+    return ratings, names
+
+
+def _category_names(file: Path) -> dict[int, str]:
+    """The names of the categories by number, in the order of the file."""
     if not file.is_file():
         raise InputError(f"{file}: missing; it names the categories (columns category and name)")
-    listed = pacsv.read_csv(file, parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False)).to_pydict()
-    if set(listed) != {"category", "name"}:
-        raise InputError(f"{file}: columns category and name are wanted, it has {joined_names(listed)}")
-    table = pq.read_table(source / "ratings.parquet")
-    if missing := {"user", "item", "category", "rating"} - set(table.column_names):
-        raise InputError(f"{source / 'ratings.parquet'}: no column {sorted(missing)[0]!r}")
-    return table, dict(zip(listed["category"], listed["name"], strict=True))
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not readable as UTF-8 text: {error}") from error
+    header = lines[0].split("\t")
+    if sorted(header) != ["category", "name"]:
+        raise InputError(
+            f"{file}: columns category and name are wanted, joined by a tab; it has {joined_names(header)}"
+        )
+    names: dict[int, str] = {}
+    for place, line in enumerate(lines[1:], start=2):
+        values = line.split("\t")
+        if not line:
+            continue
+        if len(values) != 2:
+            raise InputError(f"{file}, line {place}: has {len(values)} values, a category's number and name are wanted")
+        text, name = (values[header.index(column)] for column in ("category", "name"))
+        if (whole := WHOLE.fullmatch(text)) is None:
+            raise InputError(f"{file}, line {place}: category {text!r} is no whole number; give it as ratings do")
+        number = int(whole[1])
+        if not name.strip():
+            raise InputError(f"{file}, line {place}: category {number} has no name; give it one")
+        if number in names or name in names.values():
+            what = f"number {number}" if number in names else f"name {name!r}"
+            raise InputError(f"{file}, line {place}: the {what} stands twice; give each category its own")
+        names[number] = name
+    return names
 
 
 def _matlab(source: Path) -> tuple[pa.Table, dict[int, str]]:
-    file = source / "rating.mat"
-    if not file.is_file():
+    found = [source / name for name in ("rating_with_timestamp.mat", "rating.mat") if (source / name).is_file()]
+    if not found:
         raise InputError(f"{source}: neither ratings.parquet nor rating.mat; give the folder that holds one")
-    content = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
-    matrix = next((v for v in content.values() if isinstance(v, np.ndarray) and v.ndim == 2 and v.shape[1] >= 4), None)
-    if matrix is None:
-        raise InputError(f"{file}: no matrix of four columns or more (user, item, category, rating)")
-    columns = ("user", "item", "category", "rating")
-    table = pa.table({name: pa.array(matrix[:, place].astype(np.int64)) for place, name in enumerate(columns)})
-    return table, {number: f"category {number}" for number in sorted(set(table["category"].to_pylist()))}
+    file = found[0]
+    matrix = _matrix(file)
+    has_time = matrix.shape[1] > TIME_PLACE
+    if not has_time and file.name != "rating.mat":
+        raise InputError(f"{file}: the matrix has {matrix.shape[1]} columns, the sixth is to be the time")
+    places = [*enumerate(COLUMNS), *([(TIME_PLACE, "time")] if has_time else [])]
+    kind = np.float64 if matrix.dtype.kind == "f" else np.int64
+    table = pa.table({name: pa.chunked_array([matrix[:, place].astype(kind)]) for place, name in places})
+    ratings = _checked(table, "time" if has_time else None, file)
+    return ratings, {number: f"category {number}" for number in sorted(set(ratings["category"].to_pylist()))}
+
+
+def _matrix(file: Path) -> np.ndarray:
+    """The first matrix of numbers in a MATLAB file that has the columns of ratings."""
+    try:
+        content = loadmat(file)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{file}: is in MATLAB's form 7.3, which is not read; save it in form 7: save(name, 'rating', '-v7')"
+        ) from error
+    except Exception as error:  # SciPy raises of every kind on a broken file
+        raise InputError(f"{file}: not readable as a MATLAB file: {error}; fetch the file again") from error
+    for name, value in content.items():
+        if name.startswith("__") or not isinstance(value, np.ndarray) or value.ndim != 2:
+            continue
+        if value.dtype.kind in "iuf" and value.shape[1] >= len(COLUMNS):
+            return value
+    raise InputError(f"{file}: no matrix of numbers with four columns or more ({', '.join(COLUMNS)})")
+
+
+def _checked(table: pa.Table, time: str | None, file: Path) -> pa.Table:
+    """The columns of ratings as whole numbers, and the time, where there is one, as `time`."""
+    columns = {name: whole_numbers(table[name], name, file) for name in COLUMNS}
+    rating = columns["rating"]
+    wrong = pc.or_(pc.less(rating, RATINGS[0]), pc.greater(rating, RATINGS[1]))
+    problem = f"is no rating from {RATINGS[0]} to {RATINGS[1]}; correct or remove the row"
+    refuse_rows(wrong, rating, "rating", file, problem)
+    if time is not None:
+        columns["time"] = seconds(table[time], time, file)
+    return pa.table(columns)
 
 
 def _declaration(
-    domains: Sequence[str], split: Mapping[str, Any], *, statistics: bool, adjusted: bool
+    domains: Sequence[str], split: Mapping[str, Any], *, has_time: bool, statistics: bool, adjusted: bool
 ) -> dict[str, Any]:
     fields: list[dict[str, Any]] = [
         {"name": "user_id", "side": "user", "kind": "id"},
@@ -166,6 +241,7 @@ def _declaration(
             "user": "user_id",
             "item": "item_id",
             "domain": "category",
+            **({"time": "time"} if has_time else {}),
             "positive": {"column": "rating", "at_least": POSITIVE_RATING},
         },
         "domains": {name: {} for name in domains},
