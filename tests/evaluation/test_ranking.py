@@ -14,6 +14,7 @@ from isthmus.data.prepare import prepare
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import (
     RankingResult,
+    bin_sizes,
     calibration_error,
     corrected_for_sampling,
     evaluate_ranking,
@@ -295,6 +296,35 @@ def test_resamples_are_shared_by_all_scorings() -> None:
     result = result_of()
     samples = resampled([result.logit, result.logit], result, NAMES, num_resamples=10)
     assert all(torch.equal(*samples[metric]) for metric in samples)
+
+
+@pytest.mark.parametrize("num_rows", [0, 3, 10, 33, 16_777_217, 33_333_333])
+def test_bins_hold_every_row_and_differ_by_one_at_most(num_rows: int) -> None:
+    sizes = bin_sizes(num_rows, 10)
+    assert sum(sizes) == num_rows
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_macro_mean_is_over_the_same_domains_in_every_resample() -> None:
+    result = result_of()
+    # Of the second domain one user alone has a positive, so that many resamples have none there.
+    second = (result.domain == 1).nonzero()[:, 0]
+    label = result.label.clone()
+    label[second] = 0
+    label[second[0]] = 1
+    result = replace(result, label=label)
+    (macro,) = resampled([result.logit], result, NAMES, num_resamples=100, metrics=("auc",))["auc"]
+    first = result.select(result.domain != 1)
+    (alone,) = resampled([first.logit], first, NAMES, num_resamples=100, metrics=("auc",))["auc"]
+    assert 10 < int(macro.isnan().sum()) < 90
+    assert not alone.isnan().any()
+
+
+def test_a_user_of_two_domains_is_one_user_of_the_mean() -> None:
+    result = result_of()
+    groups = {group.name: group for group in summarise_ranking(SavedRanking(result, NAMES, "test")).slices["all rows"]}
+    assert groups["macro"].num_users == torch.unique(result.user_row).numel()
+    assert groups["macro"].num_users < sum(groups[name].num_users for name in NAMES)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -182,11 +183,16 @@ def calibration_error(result: RankingResult, num_bins: int = NUM_BINS) -> Float[
     _, place, count = torch.unique_consecutive(probability, return_inverse=True, return_counts=True)
     observed = torch.zeros_like(count, dtype=torch.float64).index_add_(0, place, result.label[order].double())
     label: Tensor = (observed / count)[place]
-    edges = torch.linspace(0, label.numel(), num_bins + 1).round().long().diff()
-    sizes = edges.tolist()
+    sizes = bin_sizes(label.numel(), num_bins)
     parts = zip(torch.split(probability, sizes), torch.split(label, sizes), strict=True)
     distance = [(p.mean() - y.mean()).abs() * y.numel() for p, y in parts if y.numel()]
     return torch.stack(distance).sum() / label.numel()
+
+
+def bin_sizes(num_rows: int, num_bins: int) -> list[int]:
+    """How many rows each bin holds, which differ by one at most."""
+    edges = [round(num_rows * place / num_bins) for place in range(num_bins + 1)]
+    return [after - before for before, after in pairwise(edges)]
 
 
 def corrected_for_sampling(

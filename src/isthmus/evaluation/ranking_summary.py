@@ -174,7 +174,7 @@ def summarise_ranking(saved: SavedRanking, *, num_resamples: int = NUM_RESAMPLES
             if name == "all rows" and own.label.numel():
                 samples = resampled([own.logit], own, saved.domain_names, num_resamples=num_resamples)
                 intervals = {m: _interval(metrics[domain][m], values[0]) for m, values in samples.items()}
-            users = torch.unique(torch.stack([own.domain, told_apart(own.user_row)]), dim=1).shape[1]
+            users = torch.unique(told_apart(own.user_row)).numel()
             lines.append(
                 RankingGroup(domain, own.label.numel(), int(own.label.sum()), users, metrics[domain], intervals)
             )
@@ -237,7 +237,9 @@ def resampled(
 ) -> dict[str, list[Float[Tensor, " resample"]]]:
     """The tested metrics of each scoring on users drawn anew, the same for all scorings; macro means over domains.
 
-    A user's rows of all domains go together, since they vary together. The same result always gives the same numbers.
+    A user's rows of all domains go together, since they vary together. The mean is over the domains in which the first
+    scoring has a value; a resample in which one of these has none has none itself. The same result always gives the
+    same numbers.
     """
     _, user = torch.unique(told_apart(result.user_row), return_inverse=True)
     num_users = int(user.max()) + 1
@@ -245,12 +247,17 @@ def resampled(
     domains = [d for d in range(len(names)) if bool((result.domain == d).any())]
     scorers = [_scorers(logit, result, user, domains) for logit in logits]
     samples: dict[str, list[list[float]]] = {metric: [[] for _ in logits] for metric in metrics}
+    everyone = torch.ones(num_users, dtype=torch.float64)
+    counted = {
+        metric: [place for place, scorer in enumerate(scorers[0][metric]) if not math.isnan(scorer(everyone))]
+        for metric in metrics
+    }
     for _ in range(num_resamples):
         drawn = np.bincount(rng.integers(num_users, size=num_users), minlength=num_users).astype(np.float64)
         weight = torch.from_numpy(drawn)
         for place, by_metric in enumerate(scorers):
             for metric in metrics:
-                values = [value for scorer in by_metric[metric] if (value := scorer(weight)) == value]
+                values = [by_metric[metric][number](weight) for number in counted[metric]]
                 samples[metric][place].append(sum(values) / len(values) if values else float("nan"))
     return {
         metric: [torch.tensor(values, dtype=torch.float64) for values in of_logits]

@@ -6,11 +6,13 @@ row. Test rows are read by finished models only. Each finished (row, problem, se
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from isthmus.data.dataset import Dataset
 from isthmus.data.public.epinions import ingest_epinions
 from isthmus.errors import InputError
 from isthmus.evaluation.ranking import RankingResult, ranking_metrics
@@ -213,26 +215,51 @@ def metrics_of(result: RankingResult) -> dict[str, float]:
 
 
 def in_words(method: str, control: str, problems: Sequence[Problem], results: Results, *, metric: str = "auc") -> str:
-    """The difference of a macro metric to the control's, its interval, and whether it is told apart from 0."""
-    samples: list[torch.Tensor] = []
+    """The difference of a macro metric to the control's, its interval, and whether it is told apart from 0.
+
+    A user is drawn with all his rows, in every target and every split that he is in: they vary together.
+    """
+    parts: list[RankingResult] = []
+    logits: list[list[torch.Tensor]] = []
+    users: dict[str, int] = {}
     differences: list[float] = []
     for problem in problems:
         for target in problem.targets:
             ours, theirs = results[method, problem.name, target], results[control, problem.name, target]
-            drawn = resampled(
-                [one.logit for one in [*ours, *theirs]],
-                RankingResult(**(vars(ours[0]) | {"domain": torch.zeros_like(ours[0].domain)})),
-                ("target",),
-                num_resamples=NUM_RESAMPLES,
-                metrics=(metric,),
-                seed=len(samples),
-            )[metric]
-            samples.append(torch.stack(drawn[: len(ours)]).mean(0) - torch.stack(drawn[len(ours) :]).mean(0))
+            number = torch.full_like(ours[0].domain, len(parts))
+            parts.append(replace(ours[0], domain=number, user_row=one_number_a_user(ours[0].user_row, problem, users)))
+            logits.append([one.logit for one in [*ours, *theirs]])
             value = [sum(metrics_of(one)[metric] for one in part) / len(part) for part in (ours, theirs)]
             differences.append(value[0] - value[1])
-    test = paired(sum(differences) / len(differences), torch.stack(samples).mean(0))
-    difference = test.difference
-    return f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], p {test.p_value:.3f}"
+    drawn = resampled(
+        [torch.cat(of_parts) for of_parts in zip(*logits, strict=True)],
+        RankingResult(**{name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])}),
+        [str(number) for number in range(len(parts))],
+        num_resamples=NUM_RESAMPLES,
+        metrics=(metric,),
+    )[metric]
+    num_ours = len(results[method, problems[0].name, problems[0].targets[0]])
+    samples = torch.stack(drawn[:num_ours]).mean(0) - torch.stack(drawn[num_ours:]).mean(0)
+    difference = paired(sum(differences) / len(differences), samples)
+    interval = difference.difference
+    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}], p {difference.p_value:.3f}"
+
+
+def one_number_a_user(user_row: torch.Tensor, problem: Problem, users: dict[str, int]) -> torch.Tensor:
+    """Numbers from 1 by which users of several problems are the same where their ids are; `users` is added to.
+
+    Whom a problem's training does not know has a number above its vocabulary and no id, and is a user of his own there.
+    """
+    known = vocabulary_of(problem.dataset)
+    rows, place = torch.unique(user_row, return_inverse=True)
+    names = [known[row - 1] if 0 < row <= len(known) else f"{problem.name}\x00{row}" for row in rows.tolist()]
+    return torch.tensor([users.setdefault(name, len(users) + 1) for name in names])[place]
+
+
+@cache
+def vocabulary_of(dataset: Path) -> Sequence[str]:
+    """The ids of the users of a prepared dataset, read once."""
+    return Dataset.open(dataset).vocabulary("user")
 
 
 def default_trials(quick: bool) -> int:

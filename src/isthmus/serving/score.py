@@ -60,8 +60,8 @@ def score_file(
             f"{rows}: has rows of {', '.join(names[d] for d in sorted(untrained))}, and the model was trained on "
             f"{', '.join(names[d] for d in domains)} alone; leave these rows out, or train on their domain too"
         )
-    for name, row in (("user", new.events.user_row), ("item", new.events.item_row)):
-        if len(row) > 1 and not row.any():
+    for name, known in (("user", new.events.user_row), ("item", new.events.item_row)):
+        if len(known) > 1 and not known.any():
             warnings.warn(
                 f"{rows}: training knows the {name} of no row, the first is {new.texts[name][0].as_py()!r}; are ids "
                 "written as the log's are?",
