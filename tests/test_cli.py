@@ -222,6 +222,7 @@ FAILURES = (
     (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left on the disk; free some"),
     (PermissionError(errno.EACCES, "Permission denied", "/data/x"), 2, "/data/x: Permission denied"),
     (KeyboardInterrupt(), 130, "interrupted"),
+    (RuntimeError("Query interrupted"), 130, "interrupted"),
 )
 
 

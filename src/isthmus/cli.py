@@ -65,7 +65,7 @@ EXAMPLES = {
     "reproduce": "adi-table-3 --data wsdm22_cup_xmrec --out results --quick",
     "demo": "--out demo",
 }
-INTERRUPTED = 130
+INTERRUPTED, QUERY_INTERRUPTED = 130, "Query interrupted"  # the latter is what DuckDB makes of Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno == errno.EFBIG:
             return _fail(f"{where}larger than files may be here (ulimit -f); allow more and run the same command again")
         return _fail(f"{where}{error.strerror or error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and QUERY_INTERRUPTED not in str(error):
+            raise
         _fail("interrupted")
         return INTERRUPTED
 

@@ -43,6 +43,16 @@ def test_the_seed_of_a_pair_is_that_of_all_it_draws(
     assert (schema.ranking.negatives.draw, schema.ranking.negatives.seed) == (draw, 5)
 
 
+@pytest.mark.parametrize(
+    ("name", "header"), [("ali_ccp", "click,101,205,301"), ("kuairand", "is_click,user_id,video_id,tab")]
+)
+def test_the_seed_of_rows_without_a_clock_is_that_of_their_split(tmp_path: Path, name: str, header: str) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "rows.csv").write_text(f"{header}\n1,u1,i1,1\n0,u1,i2,1\n", encoding="utf-8")
+    schema = read_schema(ingest_public(name, tmp_path / "raw", tmp_path / "log", seed=5))
+    assert schema.split.model_dump() == {"by": "random", "valid": 0.1, "test": 0.1, "seed": 5}
+
+
 def test_a_name_of_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="films: unknown data set"):
         ingest_public("films", tmp_path, tmp_path / "log")

@@ -129,7 +129,10 @@ def test_taobao_without_the_log_of_visits_leaves_these_fields_out(tmp_path: Path
         (lambda folder: (folder / "ad_feature.csv").unlink(), r"ad_feature\.csv: missing \(advertisements"),
         (lambda folder: (folder / "raw_sample.csv").write_text(""), r"raw_sample\.csv: is empty"),
         (lambda folder: write_csv(folder / "raw_sample.csv", [["user", "clk"], [1, 1]]), "no column 'time_stamp'"),
-        (lambda folder: write_csv(folder / "UserBehavior.csv", [[1, 2, 3, "look", 5]]), "behaviour look is none of pv"),
+        (
+            lambda folder: write_csv(folder / "UserBehavior.csv", [[1, 2, 3, "look", 5]]),
+            "line 1, kind: 'look' is none of pv",
+        ),
         (lambda folder: write_csv(folder / "UserBehavior.csv", [[1, 2, 3, "pv", "noon"]]), "UserBehavior.*noon"),
     ],
 )
@@ -239,6 +242,7 @@ def test_an_empty_folder_and_none_are_named(tmp_path: Path, ingest: Ingest) -> N
             ingest(source, tmp_path / "log")
 
 
+@pytest.mark.filterwarnings("ignore:.*left out, without a click to learn from")
 @pytest.mark.skipif("ISTHMUS_DATA" not in os.environ, reason="ISTHMUS_DATA does not name the folder of public data")
 @pytest.mark.parametrize(
     ("ingest", "name", "num_domains"),

@@ -41,10 +41,10 @@ def ingest_public(name: str, source: Path, out: Path, *, seed: int = 0) -> Path:
         case "ali_ccp":
             from isthmus.data.public.impression_logs import ingest_ali_ccp
 
-            return ingest_ali_ccp(source, out)
+            return ingest_ali_ccp(source, out, seed=seed)
         case "kuairand":
             from isthmus.data.public.impression_logs import ingest_kuairand
 
-            return ingest_kuairand(source, out)
+            return ingest_kuairand(source, out, seed=seed)
         case _:
             raise InputError(f"{name}: unknown data set")

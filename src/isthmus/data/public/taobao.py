@@ -9,7 +9,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.public.native_files import new_log, quoted
+from isthmus.data.public.native_files import (
+    IF_WRONG,
+    Rule,
+    amount,
+    binary,
+    filled,
+    new_log,
+    pattern,
+    whole_time,
+)
 from isthmus.data.written_log import DECLARATION, write_declaration
 
 NAME = "taobao"
@@ -25,6 +34,12 @@ PROFILE = (
 )
 AD_FIELDS = ("campaign_id", "customer", "brand")
 NUM_BEHAVIOURS = 50
+KNOWN_KIND = Rule(
+    "kind",
+    "kind",
+    "coalesce(kind NOT IN ('pv', 'buy', 'cart', 'fav'), true)",
+    f"is none of pv, buy, cart, fav; {IF_WRONG}",
+)
 # Rows of one moment stay together.
 BY_OWN_TIME = """
     WITH placed AS (
@@ -47,7 +62,7 @@ def ingest_taobao(source: Path, out: Path) -> Path:
 
     Users keep their numbers, so that one who is in both files is one user; items do not, for the files number them each
     for itself. Of `behavior_log.csv` each user's latest 50 categories and brands before his first impression are kept:
-    they are known at every row.
+    they are known at every row. Without one such row the file is left out, with a warning.
 
     Raises:
         InputError: a file or a column is missing, or a value is not what the data set's description says.
@@ -57,10 +72,29 @@ def ingest_taobao(source: Path, out: Path) -> Path:
         profiles = files.need("user_profile.csv", "users, Tianchi 56")
         features = files.need("ad_feature.csv", "advertisements, Tianchi 56")
         behaviour = files.need("UserBehavior.csv", "views and purchases, Tianchi 649; it has no header")
-        files.view("ads", [ads], ("user", "time_stamp", "adgroup_id", "pid", "clk"))
-        files.view("profiles", [profiles], ("userid", *PROFILE))
-        files.view("features", [features], ("adgroup_id", "cate_id", *AD_FIELDS, "price"))
-        files.view("behaviour", [behaviour], (), header=("user", "item", "category", "kind", "time_stamp"))
+        times = whole_time("time_stamp")
+        files.view(
+            "ads",
+            [ads],
+            ("user", "time_stamp", "adgroup_id", "pid", "clk"),
+            rules=(filled("user"), filled("adgroup_id"), binary("clk"), *times),
+        )
+        files.view("profiles", [profiles], ("userid", *PROFILE), rules=(filled("userid"),))
+        files.view(
+            "features",
+            [features],
+            ("adgroup_id", "cate_id", *AD_FIELDS, "price"),
+            rules=(filled("adgroup_id"), amount("price")),
+        )
+        files.view(
+            "behaviour",
+            [behaviour],
+            (),
+            header=("user", "item", "category", "kind", "time_stamp"),
+            rules=(filled("user"), filled("item"), KNOWN_KIND, *times),
+        )
+        files.require_unique("profiles", "userid")
+        files.require_unique("features", "adgroup_id")
         files.write(
             """
             SELECT user AS user_id, 'ad:' || adgroup_id AS item_id, 'ad' AS domain,
@@ -68,9 +102,7 @@ def ingest_taobao(source: Path, out: Path) -> Path:
             FROM ads
             UNION ALL
             SELECT user, 'rec:' || item, 'rec', CAST(time_stamp AS BIGINT),
-                CASE kind WHEN 'buy' THEN 1 WHEN 'pv' THEN 0 WHEN 'cart' THEN 0 WHEN 'fav' THEN 0
-                    ELSE error('behaviour ' || kind || ' is none of pv, buy, cart, fav') END,
-                NULL
+                CASE kind WHEN 'buy' THEN 1 ELSE 0 END, NULL
             FROM behaviour
             """,
             folder / "events.parquet",
@@ -93,7 +125,7 @@ def ingest_taobao(source: Path, out: Path) -> Path:
         files.write(users, folder / "users.parquet", [profiles])
         before = files.find("behavior_log.csv")
         if before:
-            files.view("visits", before, ("user", "time_stamp", "cate", "brand"))
+            files.view("visits", before, ("user", "time_stamp", "cate", "brand"), rules=(filled("user"), *times))
             files.write(
                 f"""
                 WITH first AS (SELECT user, min(CAST(time_stamp AS BIGINT)) AS start FROM ads GROUP BY user),
@@ -109,7 +141,16 @@ def ingest_taobao(source: Path, out: Path) -> Path:
                 folder / "visits.parquet",
                 before,
             )
-        files.connection.execute(f"CREATE VIEW events AS FROM {quoted(str(folder / 'events.parquet'))}")
+            if files.values(f"SELECT count(*) FROM read_parquet({pattern(folder / 'visits.parquet')})", before) == [
+                "0"
+            ]:
+                warnings.warn(
+                    f"{before[0]}: left out; it has no row of a user of raw_sample.csv before his first impression",
+                    stacklevel=2,
+                )
+                (folder / "visits.parquet").unlink()
+                before = []
+        files.connection.execute(f"CREATE VIEW events AS FROM read_parquet({pattern(folder / 'events.parquet')})")
         # All but a few rows: the published log of purchases has times decades before and after its nine days.
         bounds = "approx_quantile(time, .01) AS first, approx_quantile(time, .99) AS last"
         by_domain = f"SELECT domain, {bounds} FROM events GROUP BY domain"
