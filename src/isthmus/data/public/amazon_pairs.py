@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from isthmus.data.public.arrow_columns import cast_column, identifiers, read_parquet, seconds
 from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 from isthmus.errors import InputError, joined_names
 
 PER_POSITIVE = 5
-EMPTY = "is empty; fill or remove the row"
-SECONDS_LIMIT = 1e11  # the year 5138; a larger time is in milliseconds or finer
 # Of an entity's address or its short form: the host with a folder, or the name before the first colon.
 PREFIX = r"^(https?://[^/]+/([^/]+/)?|[A-Za-z][A-Za-z0-9.-]*:)"
 
@@ -81,8 +80,8 @@ def ingest_kg_books_movies(
     for name in ("Books", "Movies_and_TV"):
         file, inter = _atomic(source, f"{name}.inter", ("user_id", "item_id"))
         rows = {
-            "user_id": _text(inter, "user_id", file),
-            "item_id": _text(inter, "item_id", file),
+            "user_id": identifiers(inter, "user_id", file),
+            "item_id": identifiers(inter, "item_id", file),
             "domain": _repeat(name, len(inter)),
         }
         if "timestamp" in inter.column_names:
@@ -105,91 +104,6 @@ def ingest_kg_books_movies(
     return _write(out, table, pa.concat_tables(titles), content)
 
 
-def read_parquet(file: Path, wanted: Sequence[str] = ()) -> pa.Table:
-    """The rows of a Parquet file.
-
-    Raises:
-        InputError: it is missing, not readable, or a wanted column is not in it.
-    """
-    if not file.is_file():
-        raise InputError(f"{file}: missing; give the folder that holds it")
-    try:
-        table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file}: not readable as Parquet: {reason}; fetch the file again") from error
-    if missing := [column for column in wanted if column not in table.column_names]:
-        raise InputError(f"{file}: no column {missing[0]!r}; it has {joined_names(table.column_names)}")
-    return table
-
-
-def whole_numbers(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
-    """A column as 64-bit whole numbers.
-
-    Raises:
-        InputError: a value is missing or no whole number; names its row.
-    """
-    numbers = _cast(column, pa.int64(), name, file, "is no whole number of 64 bits; correct or remove the row")
-    refuse_rows(pc.is_null(numbers), numbers, name, file, EMPTY)
-    return numbers
-
-
-def seconds(column: pa.ChunkedArray, name: str, file: Path) -> pa.ChunkedArray:
-    """A column of timestamps, of whole seconds, or of whole numbers that only order, as 64-bit numbers.
-
-    Raises:
-        InputError: a value is missing, no whole number, or past the year 5000, which milliseconds are; names its row.
-    """
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("s"))
-    if pa.types.is_timestamp(column.type):
-        column = pc.floor_temporal(column, unit="second").cast(pa.timestamp("s"))
-    numbers = whole_numbers(column, name, file)
-    refuse_rows(
-        pc.greater(numbers, SECONDS_LIMIT),
-        numbers,
-        name,
-        file,
-        "is past the year 5000, counted in seconds since 1970; if it counts milliseconds, divide by 1000",
-    )
-    return numbers
-
-
-def refuse_rows(wrong: pa.ChunkedArray, column: pa.ChunkedArray, name: str, file: Path, problem: str) -> None:
-    """Raises InputError naming the first row, counted from 1, for which `wrong` is true, if there is one."""
-    row = pc.index(wrong, True).as_py()
-    if row >= 0:
-        raise InputError(f"{file}: row {row + 1}, column {name!r}: {column[row].as_py()!r} {problem}")
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, file: Path, problem: str) -> pa.ChunkedArray:
-    """A column of another type; where a value is not fit for it, the first such is found by halves."""
-    if not len(column):
-        return pa.chunked_array([], kind)
-    if _fits(column, kind):
-        return column.cast(kind)
-    low, high = 0, len(column)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _fits(column.slice(low, middle - low), kind) else (low, middle)
-    raise InputError(f"{file}: row {low + 1}, column {name!r}: {column[low].as_py()!r} {problem}")
-
-
-def _fits(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
-    try:
-        column.cast(kind)
-    except pa.ArrowException:
-        return False
-    return True
-
-
-def _text(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
-    """A column of identifiers as text, none of them empty."""
-    text = _cast(table[name], pa.string(), name, file, "is no text")
-    refuse_rows(pc.equal(pc.fill_null(text, ""), ""), text, name, file, EMPTY)
-    return text
-
-
 def _events(source: Path, order: str) -> pa.Table:
     file = source / "events.parquet"
     table = read_parquet(file, ("user", "asin", "domain"))
@@ -198,9 +112,9 @@ def _events(source: Path, order: str) -> pa.Table:
         raise InputError(f"{file}: no column {order!r}; it has {joined_names(table.column_names)}")
     return pa.table(
         {
-            "user_id": _text(table, "user", file),
-            "item_id": _text(table, "asin", file),
-            "domain": _text(table, "domain", file),
+            "user_id": identifiers(table, "user", file),
+            "item_id": identifiers(table, "asin", file),
+            "domain": identifiers(table, "domain", file),
             "time": seconds(table[time], time, file),
         }
     )
@@ -208,7 +122,7 @@ def _events(source: Path, order: str) -> pa.Table:
 
 def _titles(file: Path) -> pa.Table:
     table = read_parquet(file, ("asin", "title"))
-    columns = [_cast(table[name], pa.string(), name, file, "is no text") for name in ("asin", "title")]
+    columns = [cast_column(table[name], pa.string(), name, file, "is no text") for name in ("asin", "title")]
     table = pa.table(columns, ["item_id", "title"])
     return table.group_by("item_id").aggregate([("title", "min")]).rename_columns(["item_id", "title"])
 

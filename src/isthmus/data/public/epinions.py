@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.io import loadmat
 
-from isthmus.data.public.amazon_pairs import read_parquet, refuse_rows, seconds, whole_numbers
+from isthmus.data.public.arrow_columns import read_parquet, refuse_rows, seconds, whole_numbers
 from isthmus.data.written_log import DECLARATION, new_log_folder, write_declaration
 from isthmus.errors import InputError, did_you_mean, joined_names
 

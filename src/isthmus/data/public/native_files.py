@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from isthmus.data.tables import SECONDS_LIMIT
 from isthmus.data.text_files import first_mistake, require_distinct_columns
 from isthmus.data.written_log import new_log_folder
 from isthmus.errors import InputError, joined_names
@@ -24,7 +25,6 @@ FORM = (
     "auto_detect = false, delim = ',', quote = '\"', escape = '\"', comment = '', skip = 0, strict_mode = true, "
     "null_padding = false, hive_partitioning = false"
 )
-LATEST_SECOND = 100_000_000_000  # the year 5138; a larger time is in milliseconds or finer
 IF_WRONG = "correct the row or take it out"
 
 
@@ -69,7 +69,7 @@ def whole_time(name: str, *, per_second: int = 1) -> tuple[Rule, Rule]:
         Rule(
             name,
             value,
-            f"coalesce({time} > {LATEST_SECOND * per_second}, false)",
+            f"coalesce({time} > {int(SECONDS_LIMIT) * per_second}, false)",
             f"is no time in {unit} since 1970, being after the year 5138; if all are finer, divide them to {unit}",
         ),
     )
