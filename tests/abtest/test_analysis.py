@@ -1,6 +1,7 @@
 """An experiment's figures: those worked by hand on a few lists, a planted effect, none where there is none."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from math import exp, sqrt
 from pathlib import Path
@@ -27,6 +28,13 @@ def counted(analysis: Analysis, variant: str, by: str = "all domains", group: st
 def compared(analysis: Analysis, metric: str, by: str = "all domains", group: str = "all") -> Compared:
     (row,) = [row for row in analysis.compared if (row.metric, row.key.by, row.key.group) == (metric, by, group)]
     return row
+
+
+def test_a_folder_with_the_signs_of_a_pattern_is_that_folder_alone(logs: Path, tmp_path: Path) -> None:
+    other = write_logs(tmp_path / "logs1", shown("r1", "u1", "control", "ab"), named("r1", "a"))
+    ours = shutil.copytree(logs, tmp_path / "logs[1]")
+    assert other.is_dir()
+    assert isthmus.ab(ours).counted == isthmus.ab(logs).counted
 
 
 def test_a_small_log_comes_to_what_is_worked_by_hand(logs: Path) -> None:

@@ -21,6 +21,14 @@ def test_columns_are_read_as_text_from_any_form(tmp_path: Path) -> None:
             assert column.startswith("le")
 
 
+def test_a_name_with_the_signs_of_a_pattern_is_that_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "users[1].csv").write_text("user,level\n7,1.5\n")
+    (tmp_path / "users1.csv").write_text("user,level\n8,2\n")
+    with duckdb.connect() as connection:
+        load_segments(connection, tmp_path / "users[1].csv")
+        assert connection.execute("SELECT * FROM segment").fetchall() == [("7", "1.5")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -3,6 +3,7 @@
 Nothing holds the rows of the logs; what does not fit into memory goes to a temporary folder.
 """
 
+import glob
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class LogCounts:
         if not self.impressions:
             raise InputError(f"{folder}: no impressions-*.parquet; serve with --log-folder, then give that folder")
         self.values = {
-            "impressions": [str(file) for file in self.impressions],
+            "impressions": [glob.escape(str(file)) for file in self.impressions],
             "start": span.start_us,
             "end": span.end_us,
             "attribution": span.attribution_us,
@@ -271,7 +272,7 @@ class LogCounts:
                 min(time_us) FILTER (kind = 'order') AS order_us, count(*) FILTER (kind IN ('click', 'order')) AS times,
                 count(*) AS given
             FROM ({source}) GROUP BY ALL""",
-            feedback=[str(file) for file in self.feedback],
+            feedback=[glob.escape(str(file)) for file in self.feedback],
         )
         ((given, times, named),) = self.rows(
             "SELECT coalesce(sum(given), 0), coalesce(sum(times), 0), count(click_us) + count(order_us) FROM named"

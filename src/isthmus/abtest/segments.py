@@ -1,5 +1,6 @@
 """A file of users and their segments, such as a level of spending, as a table of DuckDB."""
 
+import glob
 from pathlib import Path
 
 import duckdb
@@ -34,11 +35,12 @@ def load_segments(connection: duckdb.DuckDBPyConnection, file: Path) -> tuple[st
             require_distinct_columns(file)
             form = "header = true, all_varchar = true, quote = '\"', escape = '\"'"
             source = f"read_csv($file, delim = '{DELIMITERS[ending]}', {form})"
-        described = connection.execute(f"DESCRIBE SELECT * FROM {source}", {"file": str(file)}).fetchall()
+        given = {"file": glob.escape(str(file))}
+        described = connection.execute(f"DESCRIBE SELECT * FROM {source}", given).fetchall()
         types = {str(row[0]): str(row[1]) for row in described}
         columns = _columns(file, types)
         listed = ", ".join(f"nullif({quoted(name)}::VARCHAR, '') AS {quoted(name)}" for name in ("user", *columns))
-        connection.execute(f"CREATE TEMP TABLE segment AS SELECT {listed} FROM {source}", {"file": str(file)})
+        connection.execute(f"CREATE TEMP TABLE segment AS SELECT {listed} FROM {source}", given)
     except duckdb.Error as error:
         found = first_mistake(file) if ending in DELIMITERS else None
         raise InputError(f"{file}: {found or 'cannot be read: ' + ' '.join(str(error).split())[:300]}") from error

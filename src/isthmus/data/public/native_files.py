@@ -2,8 +2,8 @@
 
 import csv
 import errno
+import glob
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -348,4 +348,4 @@ def identifier(name: str) -> str:
 
 def pattern(file: Path) -> str:
     """A path as an SQL literal that DuckDB, which takes paths for patterns, reads as this path alone."""
-    return quoted(re.sub(r"[\[*?]", r"[\g<0>]", str(file)))
+    return quoted(glob.escape(str(file)))
