@@ -255,17 +255,17 @@ def test_a_file_of_rows_is_scored_as_the_test_rows_are(labelled: Dataset, tmp_pa
     assert pacsv.read_csv(tmp_path / "rows.csv")["user_id"].to_pylist() == table["user"].to_pylist()
 
 
-def test_rows_of_nobody_known_are_told_of_and_a_score_that_is_no_number_is_refused(
+def test_rows_of_no_known_item_are_told_of_and_a_score_that_is_no_number_is_refused(
     labelled: Dataset, tmp_path: Path
 ) -> None:
     trained(labelled, tmp_path / "run", "fm", epochs=1)
     item = labelled.vocabulary("item")[0]
     rows = tmp_path / "rows[1].csv"
-    rows.write_text("user_id,item_id,domain,time\n" + f" 7,{item},shop,5\n" * 2, encoding="utf-8")
+    rows.write_text("user_id,item_id,domain,time\nu1, 7,shop,5\nu1, 8,shop,5\n", encoding="utf-8")
     rows.with_name("rows1.csv").write_text(
         "user_id,item_id,domain,time\n" + f"u1,{item},shop,5\n" * 3, encoding="utf-8"
     )
-    with pytest.warns(UserWarning, match=r"rows\[1\]\.csv: training knows the user of no row, the first is ' 7'"):
+    with pytest.warns(UserWarning, match=r"rows\[1\]\.csv: training knows none of its 2 items, such as ' 7'"):
         assert score(tmp_path / "run", rows, tmp_path / "scored.parquet", device="cpu") == 2
     run = open_run(tmp_path / "run", device="cpu")
     assert isinstance(run, RankingRun)

@@ -226,8 +226,10 @@ def in_words(method: str, control: str, problems: Sequence[Problem], results: Re
     for problem in problems:
         for target in problem.targets:
             ours, theirs = results[method, problem.name, target], results[control, problem.name, target]
-            number = torch.full_like(ours[0].domain, len(parts))
-            parts.append(replace(ours[0], domain=number, user_row=one_number_a_user(ours[0].user_row, problem, users)))
+            number, user = torch.full_like(ours[0].domain, len(parts)), ours[0].user_row
+            if len(problems) > 1:
+                user = one_number_a_user(user, problem, users)
+            parts.append(replace(ours[0], domain=number, user_row=user))
             logits.append([one.logit for one in [*ours, *theirs]])
             value = [sum(metrics_of(one)[metric] for one in part) / len(part) for part in (ours, theirs)]
             differences.append(value[0] - value[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import nn
@@ -60,13 +61,12 @@ def score_file(
             f"{rows}: has rows of {', '.join(names[d] for d in sorted(untrained))}, and the model was trained on "
             f"{', '.join(names[d] for d in domains)} alone; leave these rows out, or train on their domain too"
         )
-    for name, known in (("user", new.events.user_row), ("item", new.events.item_row)):
-        if len(known) > 1 and not known.any():
-            warnings.warn(
-                f"{rows}: training knows the {name} of no row, the first is {new.texts[name][0].as_py()!r}; are ids "
-                "written as the log's are?",
-                stacklevel=2,
-            )
+    if not new.events.item_row.any() and len(items := pc.unique(new.texts["item"])) > 1:  # one alone may well be new
+        warnings.warn(
+            f"{rows}: training knows none of its {len(items)} items, such as {items[0].as_py()!r}; are ids written as "
+            "the log's are?",
+            stacklevel=2,
+        )
     reader = RankingReader(dataset, fields)
     device = next(model.parameters()).device
     probability = np.empty(len(new.place), np.float64)
